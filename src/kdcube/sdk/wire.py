@@ -1,0 +1,351 @@
+"""The wire between proc and a bundle host: what is said on the Unix socket, and in which frames.
+
+A frame is a big-endian 32-bit length and a msgpack array of messages, at most ``MAX_FRAME_BYTES`` long. Everything
+that one side says within a tick of its loop goes out as one frame in one write. A message is a msgpack array that
+begins with its tag; ``turn`` and ``call`` are numbers that proc gives out, unique within one host process.
+
+The beat goes by a pipe of its own, a byte each second, written by a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+MAX_FRAME_BYTES = 4 * 1024 * 1024
+MAX_DELTA_BYTES = 32 * 1024
+"""A longer delta is sent as several."""
+MAX_EVENT_BYTES = 256 * 1024
+"""Of one step, citation or other service event, as JSON."""
+MAX_STATE_BYTES = 1024 * 1024
+"""Of ``turn.state`` and of an operation's answer, as JSON."""
+CREDIT_BYTES = 256 * 1024
+"""Text that a turn may have sent without proc having acknowledged it (rule 23)."""
+BEAT_S = 1.0
+
+
+class User(msgspec.Struct, frozen=True):
+    """Who sent the message."""
+
+    id: str
+    type: str
+    """``privileged``, ``paid``, ``registered``, ``anonymous`` or ``external``."""
+    roles: tuple[str, ...] = ()
+
+
+class HistoryItem(msgspec.Struct, frozen=True):
+    """One message of the conversation before this turn, oldest first."""
+
+    role: str
+    """``user`` or ``assistant``."""
+    text: str
+    turn_id: str = ""
+
+
+# ---- proc to host -------------------------------------------------------------------------------------------------
+
+
+class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The first message: which code to load. Answered by Loaded or LoadFailed."""
+
+    path: str
+    module: str | None
+
+
+class StartTurn(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """Run the bundle's message handler."""
+
+    turn: int
+    turn_id: str
+    attempt: int
+    text: str
+    payload: dict[str, Any]
+    user: User
+    history: list[HistoryItem]
+    state: dict[str, Any]
+    config: dict[str, Any]
+    secrets: dict[str, str]
+
+
+class Credit(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """So much of the turn's text is in the log."""
+
+    turn: int
+    n_bytes: int
+
+
+class Steer(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """A message for a running turn. It waits in the inbox until the bundle takes it."""
+
+    turn: int
+    steer_id: str
+    text: str
+    payload: dict[str, Any]
+
+
+class Applied(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """The answer to Apply: the steers that the bundle may take. The others went elsewhere."""
+
+    turn: int
+    request: int
+    steer_ids: list[str]
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """Stop the turn. Answered by Ended."""
+
+    turn: int
+    reason: str
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Run an operation. Answered by Returned."""
+
+    call: int
+    operation: str
+    data: Any
+    user: User
+    config: dict[str, Any]
+    secrets: dict[str, str]
+
+
+class CancelCall(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """Nobody waits for the operation any more."""
+
+    call: int
+
+
+class Stop(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Leave, at once: nothing runs here any more."""
+
+
+ToHost = Load | StartTurn | Credit | Steer | Applied | Cancel | Call | CancelCall | Stop
+
+
+# ---- host to proc -------------------------------------------------------------------------------------------------
+
+
+class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """The bundle is ready."""
+
+    bundle_id: str
+    max_attempts: int
+    operations: list[str]
+
+
+class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """The bundle cannot be loaded. One line, with file and line where there is one."""
+
+    message: str
+
+
+class Delta(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
+    """A piece of text. Adjacent deltas of one marker may be joined."""
+
+    turn: int
+    text: str
+    marker: str = "answer"
+
+    @property
+    def n_bytes(self) -> int:
+        """What it costs of the turn's credit: its length in UTF-8."""
+        return text_bytes(self.text)
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True, tag=4):
+    """``event`` is ``{step, title, status, agent?, markdown?}``; ``data`` whatever the bundle adds."""
+
+    turn: int
+    event: dict[str, Any]
+    data: dict[str, Any] | None = None
+
+
+class Service(msgspec.Struct, frozen=True, array_like=True, tag=5):
+    """An event with a meaning of its own: ``turn.citations``, ``turn.followups``, ``turn.usage``."""
+
+    turn: int
+    type: str
+    data: Any
+
+
+Emit = Delta | Step | Service
+"""What a turn shows, in order."""
+
+
+class Apply(msgspec.Struct, frozen=True, array_like=True, tag=6):
+    """The bundle wants to take these steers. Answered by Applied."""
+
+    turn: int
+    request: int
+    steer_ids: list[str]
+
+
+class Ended(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """The handler is done; nothing of this turn follows."""
+
+    turn: int
+    how: str
+    """``completed``, ``failed`` or ``cancelled``."""
+    state: dict[str, Any] | None = None
+    """The new state when it changed (``completed`` only)."""
+    code: str = ""
+    message: str = ""
+    detail: str = ""
+    """For the operator's log, never for the user: the traceback of an unexpected error."""
+    untaken_steers: list[str] = []
+    """Applied, but the handler ended before it had them."""
+
+
+class Returned(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """An operation's answer, or its error when ``code`` is set."""
+
+    call: int
+    data: Any = None
+    code: str = ""
+    message: str = ""
+    detail: str = ""
+
+
+FromHost = Loaded | LoadFailed | Delta | Step | Service | Apply | Ended | Returned
+
+
+# ---- frames -------------------------------------------------------------------------------------------------------
+
+
+def text_bytes(text: str) -> int:
+    """Length in UTF-8. Lone surrogates, which UTF-8 cannot say, raise UnicodeEncodeError."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
+class WireError(Exception):
+    """The other side broke the protocol of the wire."""
+
+
+_LENGTH = struct.Struct(">I")
+_ENCODER = msgspec.msgpack.Encoder()
+_MESSAGES_PER_FRAME = 1024
+
+encode_message = _ENCODER.encode
+
+T = TypeVar("T")
+
+
+def encode_frames(messages: list[Any]) -> list[bytes]:
+    """Frames that carry ``messages`` in order. Raises WireError when one message alone is over the limit."""
+    if len(messages) > _MESSAGES_PER_FRAME:
+        frames: list[bytes] = []
+        for start in range(0, len(messages), _MESSAGES_PER_FRAME):
+            frames += encode_frames(messages[start : start + _MESSAGES_PER_FRAME])
+        return frames
+    body = _ENCODER.encode(messages)
+    if len(body) <= MAX_FRAME_BYTES:
+        return [_LENGTH.pack(len(body)), body]
+    if len(messages) == 1:
+        raise WireError(f"a message of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
+    half = len(messages) // 2
+    return encode_frames(messages[:half]) + encode_frames(messages[half:])
+
+
+class FrameReader(Generic[T]):
+    """Takes bytes as they come and gives the messages of every frame that is complete."""
+
+    def __init__(self, decoder: msgspec.msgpack.Decoder[list[T]]) -> None:
+        self._decode = decoder.decode
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[T]:
+        """Raises WireError on a frame that is too long or not in the language."""
+        buffer = self._buffer
+        buffer += data
+        at, end = 0, len(buffer)
+        messages: list[T] = []
+        view = memoryview(buffer)
+        try:
+            while end - at >= 4:
+                (length,) = _LENGTH.unpack_from(view, at)
+                if length > MAX_FRAME_BYTES:
+                    raise WireError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+                if end - at - 4 < length:
+                    break
+                try:
+                    messages += self._decode(view[at + 4 : at + 4 + length])
+                except msgspec.DecodeError as error:
+                    raise WireError(f"a frame that cannot be read: {error}") from error
+                at += 4 + length
+        finally:
+            view.release()
+        del buffer[:at]
+        return messages
+
+
+to_host_decoder = msgspec.msgpack.Decoder(list[ToHost])
+from_host_decoder = msgspec.msgpack.Decoder(list[FromHost])
+
+
+class Channel(asyncio.Protocol, Generic[T]):
+    """One end of the wire. ``send`` collects; what a loop tick collected goes out in one write.
+
+    ``on_message`` gets each message in order; ``on_lost`` is called once, with the WireError that ended it, if any.
+    """
+
+    def __init__(
+        self,
+        decoder: msgspec.msgpack.Decoder[list[T]],
+        on_messages: Callable[[list[T]], None],
+        on_lost: Callable[[WireError | None], None],
+    ) -> None:
+        self._reader = FrameReader(decoder)
+        self._on_messages = on_messages
+        self._on_lost = on_lost
+        self._outbox: list[Any] = []
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._error: WireError | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            messages = self._reader.feed(data)
+        except WireError as error:
+            self.fail(error)
+            return
+        self._on_messages(messages)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._on_lost(self._error)
+
+    def send(self, message: Any) -> None:
+        """Never waits; what is sent after the connection is lost goes nowhere."""
+        if not self._outbox:
+            self._loop.call_soon(self.flush)
+        self._outbox.append(message)
+
+    def flush(self) -> None:
+        """Writes what was collected."""
+        outbox = self._outbox
+        if not outbox:
+            return
+        self._outbox = []
+        if self._transport is None:
+            return
+        try:
+            self._transport.writelines(encode_frames(outbox))
+        except WireError as error:
+            self.fail(error)
+
+    def fail(self, error: WireError) -> None:
+        """Ends the connection because of ``error``."""
+        self._error = self._error or error
+        self.close()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
