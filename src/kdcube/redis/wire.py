@@ -145,6 +145,7 @@ class Wire(asyncio.Protocol):
         pending = self._pending
         before = len(pending)
         demoted = False
+        reply: Any = None
         try:
             reader.feed(data)
             while (reply := reader.gets()) is not _NOTHING:
@@ -160,7 +161,7 @@ class Wire(asyncio.Protocol):
                 elif not future.done():  # else its caller was cancelled; the reply only keeps the order
                     future.set_result(reply)
         except (hiredis.ProtocolError, IndexError) as error:
-            self.abort(f"the server sent what is no answer: {error}")
+            self.abort(f"the server sent what answers nothing: {str(reply or error)[:200]}")
             return
         self._answered += before - len(pending)
         marks = self._marks
