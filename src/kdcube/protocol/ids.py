@@ -48,7 +48,9 @@ def check_client_id(field: str, value: str) -> str:
     Raises InvalidInput, naming ``field``.
     """
     if not _CLIENT_ID.fullmatch(value):
-        raise InvalidInput(field, f"{field} must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ + = - and start with a letter or digit")
+        raise InvalidInput(
+            field, f"{field} must be 1 to 128 characters of A-Z a-z 0-9 . _ : @ + = - and start with a letter or digit"
+        )
     return value
 
 
@@ -60,7 +62,9 @@ def check_bundle_id(field: str, value: str) -> str:
 def check_scope(field: str, value: str) -> str:
     """A tenant or project name: 1 to 63 of ``A-Za-z0-9._-``. Raises InvalidInput."""
     if not _SCOPE.fullmatch(value):
-        raise InvalidInput(field, f"{field} must be 1 to 63 characters of A-Z a-z 0-9 . _ - and start with a letter or digit")
+        raise InvalidInput(
+            field, f"{field} must be 1 to 63 characters of A-Z a-z 0-9 . _ - and start with a letter or digit"
+        )
     return value
 
 

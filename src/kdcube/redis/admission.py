@@ -1,0 +1,222 @@
+"""Admission: from a message to a place in the queue, in one round trip."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from kdcube.protocol.turns import TurnEnvelope, TurnState, UserType, encode_envelope
+from kdcube.redis.connection import Connection
+from kdcube.redis.keys import Keys
+from kdcube.redis.scripts import Script
+
+_ADMIT = Script("admit")
+_WITHDRAW = Script("withdraw")
+
+_STATES = {
+    "q": TurnState.QUEUED,
+    "p": TurnState.QUEUED,
+    "h": TurnState.QUEUED,
+    "c": TurnState.CLAIMED,
+    "r": TurnState.RUNNING,
+    "e": TurnState.CANCELLED,
+    "s": TurnState.STEERING,
+}
+
+
+def state_of(letter: str) -> TurnState:
+    """The state that a record's letter, or the word of a turn that has ended, stands for."""
+    return _STATES[letter] if letter in _STATES else TurnState(letter)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLimits:
+    """Limits of one user type. -1 is none. ``pressure_threshold`` is a share of the capacity, above 0."""
+
+    burst: int
+    burst_window_s: float
+    hourly: int
+    pressure_threshold: float
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionLimits:
+    """What admission enforces. Capacity = live slots x (1 - capacity_buffer) x queue_depth_multiplier."""
+
+    classes: Mapping[UserType, ClassLimits]
+    hard_limit_threshold: float
+    capacity_buffer: float
+    queue_depth_multiplier: float
+    max_queue_size: int
+    heartbeat_ttl_s: float = 15.0
+    running_per_user: int = 8
+    memory_threshold: float = 0.9
+    """Share of Valkey's maxmemory above which nothing is admitted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The turn waits. ``interrupts`` is the active turn that it asks to cancel, if any."""
+
+    order: int
+    accepted_ms: int
+    position: int
+    eta_s: float
+    interrupts: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The message is a steer in the inbox of ``steers``, a running turn."""
+
+    order: int
+    accepted_ms: int
+    steers: str
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The same message was admitted before. ``envelope`` is None once the turn has ended."""
+
+    state: TurnState
+    order: int
+    accepted_ms: int
+    conversation_id: str
+    envelope: bytes | None
+    steers: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Refused; nothing was changed.
+
+    ``reason``: idempotency_conflict, conversation_not_found, conversation_busy, rate_limit_burst, rate_limit_hourly,
+    no_capacity, memory, queue_full, backpressure.
+    """
+
+    reason: str
+    retry_after_s: float
+
+
+class Admission:
+    """Admits messages into one partition."""
+
+    def __init__(self, connection: Connection, keys: Keys, limits: AdmissionLimits) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._state = keys.state()
+        self.limits = limits
+
+    async def admit(
+        self, envelope: TurnEnvelope, *, epoch: int, nonce: str
+    ) -> Admitted | Delivered | Duplicate | Rejected:
+        """Admits ``envelope``. ``nonce`` is random for each request: a repeat with the same one returns its outcome.
+
+        Raises StoreUnavailable when the outcome is unknown and EpochMismatch while Valkey is being rebuilt.
+        """
+        keys, limits = self._keys, self.limits
+        of_class = limits.classes[envelope.user_type]
+        reply = await _ADMIT(
+            self._connection,
+            [
+                *self._state,
+                keys.done(envelope.turn_id),
+                keys.rate(envelope.session_id),
+                keys.feed(envelope.user_id),
+                keys.live(envelope.user_id),
+                keys.inbox(envelope.conversation_id),
+            ],
+            [
+                epoch,
+                envelope.turn_id,
+                encode_envelope(envelope),
+                envelope.content_hash,
+                envelope.user_id,
+                envelope.user_type,
+                envelope.conversation_id,
+                envelope.bundle_id,
+                envelope.version,
+                envelope.policy,
+                nonce,
+                envelope.client_turn_id,
+                of_class.burst,
+                int(of_class.burst_window_s * 1000),
+                of_class.hourly,
+                of_class.pressure_threshold,
+                limits.hard_limit_threshold,
+                limits.capacity_buffer,
+                limits.queue_depth_multiplier,
+                limits.max_queue_size,
+                int(limits.heartbeat_ttl_s * 1000),
+                limits.running_per_user,
+                keys.channel_prefix,
+                secrets.token_hex(4),
+                accepted_event(envelope),
+                int(limits.memory_threshold * 1000),
+            ],
+        )
+        match reply[0]:
+            case b"admitted":
+                _, order, accepted, position, eta, interrupted = reply
+                return Admitted(order, accepted, position, eta / 1000, interrupted.decode() or None)
+            case b"delivered":
+                return Delivered(reply[1], reply[2], reply[3].decode())
+            case b"duplicate":
+                _, state, order, accepted, conversation, packed, steers = reply
+                return Duplicate(
+                    state_of(state.decode()),
+                    order,
+                    accepted,
+                    conversation.decode(),
+                    packed or None,
+                    steers.decode() or None,
+                )
+            case _:
+                return Rejected(reply[1].decode(), reply[2] / 1000)
+
+    async def withdraw(self, envelope: TurnEnvelope, *, epoch: int, nonce: str) -> bool:
+        """Takes an admission back that PostgreSQL refused; False when it is not there or a worker has claimed it."""
+        keys = self._keys
+        event = msgspec.json.encode(
+            {
+                "type": "turn.withdrawn",
+                "turn_id": envelope.turn_id,
+                "client_turn_id": envelope.client_turn_id,
+                "conversation_id": envelope.conversation_id,
+            }
+        )
+        withdrawn = await _WITHDRAW(
+            self._connection,
+            [
+                *self._state,
+                keys.feed(envelope.user_id),
+                keys.live(envelope.user_id),
+                keys.inbox(envelope.conversation_id),
+            ],
+            [
+                epoch,
+                envelope.turn_id,
+                nonce,
+                self.limits.running_per_user,
+                keys.channel_prefix,
+                secrets.token_hex(4),
+                event,
+            ],
+        )
+        return withdrawn == 1
+
+
+def accepted_event(envelope: TurnEnvelope) -> bytes:
+    """The feed's event of an accepted turn."""
+    return msgspec.json.encode(
+        {
+            "type": "turn.accepted",
+            "turn_id": envelope.turn_id,
+            "client_turn_id": envelope.client_turn_id,
+            "conversation_id": envelope.conversation_id,
+            "bundle_id": envelope.bundle_id,
+        }
+    )
