@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pwd
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 _CAPABILITY_BITS = {"dac_read_search": 2, "dac_override": 1}
+_START_TICKS = 19  # field 22 of /proc/PID/stat, counted from the one behind the command's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,36 @@ def run(program: Program, stdin: str | None = None) -> str:
         check=True,
     )
     return done.stdout
+
+
+async def exited(process: subprocess.Popen[bytes]) -> int:
+    """Wait for the end of ``process`` and kill what is left of its group; its exit code, negative for a signal."""
+    fd = os.pidfd_open(process.pid)
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(fd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+    kill_group(process.pid)  # before its number is given back, so it cannot be a stranger's
+    return process.wait()
+
+
+def birth_of(pid: int) -> str | None:
+    """What tells this life of ``pid`` from any other process with that number; None when it is over.
+
+    A pid alone must never be trusted: after a crash it may belong to a stranger. A process that has ended and is not
+    reaped yet counts as over.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else f"{boot}:{fields[_START_TICKS]}"
 
 
 def stop(process: subprocess.Popen[bytes], sign: signal.Signals, grace_s: float) -> int:

@@ -22,7 +22,8 @@ def valkey_program(folder: Path, port: int, binary: str | None = None) -> Progra
     argv = (
         binary or valkey_binary(),
         *("--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)),
-        *("--save", "", "--appendonly", "no", "--maxmemory-policy", "noeviction"),
+        *("--save", "", "--appendonly", "no"),
+        *("--maxmemory", "1gb", "--maxmemory-policy", "noeviction"),
         *("--client-output-buffer-limit", *_PUBSUB_LIMIT.split()),
         *("--daemonize", "no", "--tcp-backlog", "128"),
     )
