@@ -1,0 +1,25 @@
+"""Who makes a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdcube.protocol.turns import UserType
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The proven identity behind a request. Everything that is read or changed is scoped to ``user_id``."""
+
+    user_id: str
+    user_type: UserType
+    roles: tuple[str, ...]
+    session_id: str
+    username: str | None = None
+    email: str | None = None
+    anonymous_user_id: str | None = None
+    """The anonymous identity whose valid cookie accompanies a signed-in request: both are proven."""
+
+    @property
+    def anonymous(self) -> bool:
+        return self.user_type is UserType.ANONYMOUS
