@@ -1,0 +1,126 @@
+"""AGENTIC_BUNDLES_JSON: the bundles that are served, and under which limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Self, cast
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+
+from kdcube.config.environment import Environment
+from kdcube.protocol.errors import ConfigurationError, InvalidInput
+from kdcube.protocol.ids import check_bundle_id
+from kdcube.protocol.turns import UserType
+
+VARIABLE = "AGENTIC_BUNDLES_JSON"
+
+_NEVER_GRANTED = frozenset({"REDIS_URL", "DATABASE_URL", "POSTGRES_PASSWORD", "KDCUBE_SESSION_SECRET"})
+"""Proc alone holds the credentials of the stores, and nobody but ingress signs sessions."""
+
+SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+
+
+class BundleEntry(BaseModel):
+    """One bundle. ``repo``, ``ref`` and ``subdir`` are other spellings of the git fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+    id: str
+    name: str | None = None
+    description: str | None = None
+    path: str | None = None
+    """The folder of its code; relative to AGENTIC_BUNDLES_ROOT."""
+    module: str | None = None
+    """What to import from ``path``; None leaves it to the folder."""
+    singleton: bool = False
+    """Kept for installations that have it; a bundle's module is imported once per process here."""
+    max_attempts: int = Field(default=1, ge=1, le=10)
+    """Above 1 the bundle declares that running a turn again does no harm."""
+    secrets: tuple[SecretName, ...] = ()
+    """Names of variables of proc that ``turn.secret`` may give to it."""
+    config: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue], repr=False)
+    """What ``turn.config`` is."""
+    idle_limit_s: float = Field(default=300.0, gt=0, le=86_400)
+    """A turn that emits nothing for that long is ended."""
+    wall_limit_s: float = Field(default=1_800.0, gt=0, le=86_400)
+    """A turn that takes longer is ended."""
+    concurrency: int | None = Field(default=None, ge=1, le=1_000)
+    """Turns at once per process of the bundle; None: as many as proc has slots."""
+    required_user_type: UserType | None = None
+    """The least class of users that may use it; None: everybody."""
+    git_url: str | None = Field(default=None, validation_alias=AliasChoices("git_url", "repo"), repr=False)
+    git_ref: str | None = Field(default=None, validation_alias=AliasChoices("git_ref", "ref"))
+    git_subdir: str | None = Field(default=None, validation_alias=AliasChoices("git_subdir", "subdir"))
+
+    @model_validator(mode="after")
+    def _usable(self) -> Self:
+        try:
+            check_bundle_id("id", self.id)
+        except InvalidInput as error:
+            raise ValueError(error.message) from None
+        if withheld := _NEVER_GRANTED.intersection(self.secrets):
+            raise ValueError(f"secrets names {', '.join(sorted(withheld))}, which no bundle is given")
+        if self.path is None and self.git_url is None:
+            raise ValueError("give path or git_url")
+        if self.idle_limit_s > self.wall_limit_s:
+            raise ValueError("idle_limit_s is above wall_limit_s, so it could never be reached")
+        return self
+
+
+class BundleRegistry(BaseModel):
+    """All bundles by id. A turn that names none goes to ``default_bundle_id``; a single bundle is the default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default_bundle_id: str | None = None
+    bundles: dict[str, BundleEntry] = Field(default_factory=dict[str, BundleEntry])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_key(cls, given: Any) -> Any:
+        """``id`` may be left out of an entry, and the default of a single bundle."""
+        if not isinstance(given, dict):
+            return given
+        registry = dict(cast("dict[str, Any]", given))
+        entries = registry.get("bundles")
+        if isinstance(entries, dict):
+            bundles = cast("dict[str, Any]", entries)
+            registry["bundles"] = {
+                key: {"id": key, **cast("dict[str, Any]", entry)} if isinstance(entry, dict) else entry
+                for key, entry in bundles.items()
+            }
+            if len(bundles) == 1 and registry.get("default_bundle_id") is None:
+                registry["default_bundle_id"] = next(iter(bundles))
+        return registry
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for key, entry in self.bundles.items():
+            if entry.id != key:
+                raise ValueError(f"bundles.{key}.id is {entry.id!r}; give the same as its key")
+        if self.default_bundle_id is not None and self.default_bundle_id not in self.bundles:
+            raise ValueError(f"default_bundle_id {self.default_bundle_id!r} is not among the bundles")
+        return self
+
+    @property
+    def secret_names(self) -> frozenset[str]:
+        """Every secret that some bundle is granted."""
+        return frozenset(name for entry in self.bundles.values() for name in entry.secrets)
+
+
+def read_bundles(environment: Environment) -> BundleRegistry:
+    """AGENTIC_BUNDLES_JSON, inline or the path of a file; empty without it. Paths are made absolute by the root."""
+    registry = environment.document(VARIABLE, BundleRegistry, or_file=True) or BundleRegistry()
+    root = environment.path("AGENTIC_BUNDLES_ROOT")
+    placed = {key: _placed(entry, root) for key, entry in registry.bundles.items()}
+    return registry.model_copy(update={"bundles": placed})
+
+
+def _placed(entry: BundleEntry, root: Path | None) -> BundleEntry:
+    if entry.path is None or Path(entry.path).is_absolute():
+        return entry
+    if root is None:
+        raise ConfigurationError(
+            VARIABLE, f"bundles.{entry.id}.path is {entry.path!r}; make it absolute, or set AGENTIC_BUNDLES_ROOT"
+        )
+    return entry.model_copy(update={"path": str(root.absolute() / entry.path)})

@@ -1,0 +1,46 @@
+"""What proc is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+from pydantic import SecretStr
+
+from kdcube.config.environment import Environment
+from kdcube.config.service import ServiceSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcSettings:
+    """All of proc. ``load(ProcSettings)``."""
+
+    service: ServiceSettings
+    slots: int
+    """Turns at once in this process."""
+    turn_limit_s: float
+    """No turn takes longer, whatever its bundle's ``wall_limit_s`` allows."""
+    heartbeat_interval_s: float
+    """Between the signs of life that say how many slots there are. Leases have a pace of their own."""
+    stop_timeout_s: float
+    """From SIGTERM until the process is killed."""
+    drain_timeout_s: float
+    """How long running turns may go on after SIGTERM; what is left of the stop is for ending them properly."""
+    secrets: Mapping[str, SecretStr] = field(repr=False)
+    """The values of the secrets that bundles are granted by name; one that is not set is not here."""
+
+    @classmethod
+    def read(cls, environment: Environment) -> Self:
+        service = ServiceSettings.read(environment, component="proc", port_name="CHAT_PROCESSOR_PORT", port=8020)
+        stop_timeout_s = environment.seconds("PROC_CONTAINER_STOP_TIMEOUT_SEC", 120.0, minimum=1, maximum=86_400)
+        granted = {name: environment.secret(name) for name in sorted(service.bundles.secret_names)}
+        return cls(
+            service=service,
+            slots=environment.integer("KDCUBE_SLOTS", 16, minimum=1, maximum=1_000),
+            turn_limit_s=environment.seconds("CHAT_TASK_TIMEOUT_SEC", 1_800.0, minimum=1, maximum=86_400),
+            heartbeat_interval_s=environment.seconds("HEARTBEAT_INTERVAL", 5.0, minimum=0.1, maximum=60),
+            stop_timeout_s=stop_timeout_s,
+            drain_timeout_s=stop_timeout_s - min(10.0, stop_timeout_s / 4),
+            secrets={name: value for name, value in granted.items() if value is not None},
+        )

@@ -1,0 +1,99 @@
+"""What ingress and proc are both told: who they are, where the stores are, and what is configured for all."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Self
+from urllib.parse import quote
+
+from kdcube.config.bundles import BundleRegistry, read_bundles
+from kdcube.config.environment import Environment
+from kdcube.config.gateway import GatewayConfig, read_gateway
+from kdcube.protocol.errors import ConfigurationError
+
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """Shared settings. URLs may hold passwords and stay out of the representation."""
+
+    component: str
+    host: str
+    port: int
+    instance_id: str
+    """Tells this process from others in logs and heartbeats."""
+    revision: str
+    """Of the deployment; the processes of an old one can be told to claim nothing more."""
+    home: Path
+    """For sockets and other files of this machine."""
+    log_level: LogLevel
+    redis_url: str = field(repr=False)
+    database_url: str = field(repr=False)
+    storage_path: str
+    """``file://…``, ``s3://…`` or a folder."""
+    gateway: GatewayConfig
+    bundles: BundleRegistry
+    failpoints: str
+    """For tests of crashes only; empty in every installation. See telemetry/failpoints.py."""
+
+    @classmethod
+    def read(cls, environment: Environment, *, component: str, port_name: str, port: int) -> Self:
+        """Raises ConfigurationError."""
+        port = environment.integer(port_name, port, minimum=1, maximum=65_535)
+        home = environment.path("KDCUBE_HOME") or Path(".kdcube")
+        return cls(
+            component=component,
+            host=environment.text("KDCUBE_HOST", "127.0.0.1"),
+            port=port,
+            instance_id=environment.text("INSTANCE_ID", f"{component}-{socket.gethostname()}-{port}"),
+            revision=environment.text("KDCUBE_REVISION", "local"),
+            home=home.absolute(),
+            log_level=environment.choice("LOG_LEVEL", LogLevel, LogLevel.INFO),
+            redis_url=environment.required("REDIS_URL", "give redis://[user:password@]host[:port][/db]"),
+            database_url=_database_url(environment),
+            storage_path=environment.text("KDCUBE_STORAGE_PATH", str(home.absolute() / "storage")),
+            gateway=read_gateway(environment),
+            bundles=read_bundles(environment),
+            failpoints=environment.text("KDCUBE_FAILPOINTS", ""),
+        )
+
+
+def _database_url(environment: Environment) -> str:
+    """DATABASE_URL, else one put together of POSTGRES_*."""
+    url = environment.optional("DATABASE_URL")
+    if url is not None:
+        if not url.startswith(("postgresql://", "postgres://")):
+            raise ConfigurationError(
+                "DATABASE_URL", "is no PostgreSQL URL; give postgresql://user:password@host/database"
+            )
+        return url
+    host = environment.optional("POSTGRES_HOST")
+    if host is None:
+        raise ConfigurationError("DATABASE_URL", "is not set; give it, or POSTGRES_HOST and its like")
+    port = environment.integer("POSTGRES_PORT", 5432, minimum=1, maximum=65_535)
+    user = quote(environment.text("POSTGRES_USER", "postgres"), safe="")
+    password = environment.secret("POSTGRES_PASSWORD")
+    sign_in = user if password is None else f"{user}:{quote(password.get_secret_value(), safe='')}"
+    database = quote(environment.text("POSTGRES_DATABASE", "kdcube"), safe="")
+    at = f"[{host}]" if ":" in host else host
+    mode = _ssl_mode(environment)
+    return f"postgresql://{sign_in}@{at}:{port}/{database}" + (f"?sslmode={mode}" if mode else "")
+
+
+def _ssl_mode(environment: Environment) -> str | None:
+    """POSTGRES_SSL is one of libpq's modes, or true (require) or false (the driver's choice)."""
+    value = environment.optional("POSTGRES_SSL")
+    if value is None or value.lower() in _SSL_MODES:
+        return value and value.lower()
+    return "require" if environment.flag("POSTGRES_SSL", False) else None
