@@ -50,9 +50,9 @@ def stored_lines(logs: list[Path]) -> Iterator[tuple[str, str]]:
                     yield from ((log.stem, line.rstrip("\n")) for line in lines)
 
 
-def new_lines(folder: Path, service: str | None) -> Iterator[tuple[str, str]]:
-    """Lines as they are written from now on, for ever; logs that appear later are included."""
-    offsets = {log: log.stat().st_size for log in logs_of(folder, service)}
+def followed_lines(folder: Path, service: str | None) -> Iterator[tuple[str, str]]:
+    """The lines of the current logs, and then, for ever, those that are written; later instances are included."""
+    offsets: dict[Path, int] = {}
     while True:
         for log in logs_of(folder, service):
             offset = offsets.get(log, 0)
