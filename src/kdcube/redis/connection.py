@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from kdcube.protocol.errors import KDCubeError, StoreUnavailable
 from kdcube.redis.endpoint import Endpoint, parse_endpoint
@@ -28,7 +29,7 @@ _IDLE_PROBE_S = 5.0
 _HANDSHAKE_MAX_S = 5.0
 _BLOCKING_MARGIN_S = 2.0
 
-logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class Connection:

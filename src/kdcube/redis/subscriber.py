@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from kdcube.redis.connection import Connection, running
 from kdcube.redis.endpoint import Endpoint, parse_endpoint
@@ -25,7 +26,7 @@ None comes first, and again after each loss of the socket. Runs on the event loo
 
 _CHANNELS_PER_COMMAND = 500
 
-logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class _Channel:
