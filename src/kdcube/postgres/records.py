@@ -92,7 +92,7 @@ class Admission:
 
 @dataclass(frozen=True, slots=True)
 class Inserted:
-    """The row is committed. ``state`` is steering, queued, or cancelled for a steer of a turn that was just cancelled."""
+    """The row is committed. ``state`` is queued, or steering, or cancelled (a steer of a turn that just was)."""
 
     state: TurnState = TurnState.QUEUED
 
