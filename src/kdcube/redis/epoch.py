@@ -110,14 +110,19 @@ class WorkingState:
             == 1
         )
 
-    async def publish(self, epoch: int, *, max_order: int) -> bool:
+    async def written_by(self) -> str | None:
+        """The run id of the server on which the working state was built."""
+        value = await self._connection.call("GET", self._keys.server)
+        return value.decode() if value else None
+
+    async def publish(self, epoch: int, *, max_order: int, run_id: str) -> bool:
         """Opens the working state under ``epoch`` and tells every service. False when another rebuild took over."""
         keys = self._keys
         return (
             await _PUBLISH(
                 self._connection,
-                [keys.epoch, keys.building, keys.doorbell, keys.schedule],
-                [epoch, keys.epoch_channel, max_order],
+                [keys.epoch, keys.building, keys.doorbell, keys.schedule, keys.server],
+                [epoch, keys.epoch_channel, max_order, run_id],
             )
             == 1
         )

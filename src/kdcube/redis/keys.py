@@ -51,6 +51,11 @@ class Keys:
         return self._key("building")
 
     @property
+    def server(self) -> str:
+        """The run id of the server that the working state was built on: a replica that takes over has another."""
+        return self._key("server")
+
+    @property
     def format(self) -> str:
         return self._key("format")
 

@@ -149,7 +149,10 @@ class Queue:
         ]
 
     async def release(self, turn_id: str, claim_id: str, *, epoch: int, only_expired: bool = False) -> bool:
-        """Hands a turn back to its place; False when it is not under that claim."""
+        """Hands a turn back to its place; False when it is not under that claim.
+
+        ``only_expired``: only when the lease has run out and the turn has not started, as Valkey sees both.
+        """
         return await _RELEASE(self._connection, self._state, [epoch, turn_id, claim_id, int(only_expired)]) == 1
 
     async def start(

@@ -1,0 +1,490 @@
+"""One claimed turn, from its claim to its end: START, log, bundle host, end. PostgreSQL decides, Valkey follows."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import structlog
+
+from kdcube.postgres.records import (
+    Ending,
+    Finished,
+    HistoryTurn,
+    NotFinished,
+    NotStarted,
+    Started,
+    StartRequest,
+    StoredTurn,
+)
+from kdcube.postgres.turns import Turns
+from kdcube.proc.bundles.jobs import (
+    BundleUnavailable,
+    Cancelled,
+    Completed,
+    Emit,
+    Failed,
+    HistoryItem,
+    HostLost,
+    Outcome,
+    TurnJob,
+    TurnTooLarge,
+)
+from kdcube.proc.bundles.pool import HostPool, RunningTurn
+from kdcube.proc.log_writer import LogWriter, OutputLimit
+from kdcube.protocol.endings import terminal_line
+from kdcube.protocol.errors import EpochMismatch, KDCubeError, StoreUnavailable
+from kdcube.protocol.events import Fold, Kind, encode_line
+from kdcube.protocol.heads import encode_head
+from kdcube.protocol.turns import TERMINAL, TurnState
+from kdcube.redis.epoch import EpochWatch
+from kdcube.redis.eventlog import EventLogs
+from kdcube.redis.queue import Claim, Fenced, Queue
+from kdcube.redis.steer import Steers
+from kdcube.telemetry import failpoints
+
+log = structlog.get_logger()
+
+FLUSH_S = 5.0
+"""At an end with Valkey away, the log is waited for so long; the stored turn has everything."""
+BUSY_RETRY_S = 0.5
+_RETRY_S = 0.1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class BundleGrant:
+    """What the registry gives to a bundle's turns."""
+
+    config: dict[str, Any]
+    secrets: dict[str, str]
+    max_attempts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every attempt of a worker works with."""
+
+    worker_id: str
+    turns: Turns
+    queue: Queue
+    logs: EventLogs
+    steers: Steers
+    epoch_watch: EpochWatch
+    pool: HostPool
+    grants: Callable[[str], BundleGrant]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Attempt:
+    """Runs one claim. ``run`` returns when the turn has ended, was handed back, or is somebody else's."""
+
+    def __init__(self, desk: Desk, claim: Claim, *, epoch: int, on_slot_free: Callable[[], None]) -> None:
+        """``on_slot_free`` is called once, when the bundle host is done with the turn; ends may take longer."""
+        self._desk = desk
+        self._on_slot_free: Callable[[], None] | None = on_slot_free
+        self._claim = claim
+        self._epoch = epoch
+        self.envelope = claim.envelope
+        self.claim_id = claim.claim_id
+        self._attempt = 0
+        self._delivered = False
+        """The bundle may have begun: from here on the turn is not repeated without leave."""
+        self._steers_wait = False
+        self._running: RunningTurn | None = None
+        self._writer: LogWriter | None = None
+        self._stopped: asyncio.Future[Outcome | KDCubeError] = asyncio.get_running_loop().create_future()
+        self._hand_back = False
+        self._cancelled = False
+        self._lost = asyncio.Event()
+
+    # --- what others tell it ------------------------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        """PostgreSQL has a cancel of this turn."""
+        self._cancelled = True
+        if self._running:
+            self._running.cancel("cancelled")
+
+    def hand_back(self) -> None:
+        """The worker drains: the turn goes back to the queue if it has not started."""
+        self._hand_back = True
+
+    def interrupt(self, reason: str) -> None:
+        """The turn must end now, as interrupted."""
+        self._stop(HostLost("killed"))
+        if self._running:
+            self._running.cancel(reason)
+
+    def lose(self) -> None:
+        """The lease is lost: somebody else may decide about the turn. PostgreSQL's fence tells who does."""
+        self._lost.set()
+        self.interrupt("lease")
+
+    async def take_steers(self) -> None:
+        """Gives the steers of the inbox to the bundle."""
+        if self._running is None:
+            self._steers_wait = True
+            return
+        try:
+            taken = await self._desk.steers.take(self.envelope, self.claim_id, epoch=self._desk.epoch_watch.current)
+        except (StoreUnavailable, EpochMismatch):
+            return  # they stay in the inbox and bounce to the next turn at the latest
+        if not isinstance(taken, Fenced):
+            for steer in taken:
+                self._running.steer(steer.turn_id, steer.text, steer.payload)
+
+    # --- the sink of the bundle host ----------------------------------------------------------------------------------
+
+    def emit(self, frame: Emit) -> None:
+        if self._writer:
+            self._writer.write(frame)
+
+    async def apply(self, steer_ids: list[str]) -> set[str]:
+        """PostgreSQL first: what it commits as applied is handed to the bundle, nothing else."""
+        applied = await self._desk.turns.apply_steers(self.envelope.turn_id, self.claim_id, steer_ids)
+        if applied:
+            await failpoints.hit("proc.steer.applied")
+            await self._until_done(
+                lambda: self._desk.steers.applied(
+                    self.envelope, self.claim_id, sorted(applied), epoch=self._desk.epoch_watch.current
+                )
+            )
+        return applied
+
+    # --- the course of the turn ---------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        try:
+            await self._run()
+        finally:
+            self._free_slot()
+
+    def _free_slot(self) -> None:
+        if self._on_slot_free:
+            self._on_slot_free()
+            self._on_slot_free = None
+
+    async def _run(self) -> None:
+        if self._hand_back:
+            await self._release()
+            return
+        try:
+            version = self._desk.pool.version(self.envelope.bundle_id)
+        except BundleUnavailable as error:
+            log.warning("turn handed back", turn_id=self.envelope.turn_id, reason=str(error))
+            await self._release()
+            return
+        outcome = await self._commit_start(version)
+        if isinstance(outcome, NotStarted):
+            await self._settle_unstarted(outcome)
+            return
+        self._attempt = outcome.attempt
+        writer = await self._open_log(version)
+        if writer is None:
+            # Fenced between START and the log: nothing has run. Who fenced this claim has the turn in Valkey.
+            await self._take_back_start(self.claim_id)
+            return
+        self._writer = writer
+        writing = asyncio.create_task(writer.run())
+        try:
+            end = await self._serve(outcome)
+            self._free_slot()
+            await writer.flush(FLUSH_S)
+        finally:
+            writing.cancel()
+        await self._end(end, writer.fold)
+
+    async def _commit_start(self, version: str) -> Started | NotStarted:
+        request = StartRequest(
+            self.envelope,
+            self._claim.order,
+            self._claim.accepted_ms,
+            self.claim_id,
+            self._desk.worker_id,
+            version,
+            self._epoch,
+        )
+        await failpoints.hit("proc.start.before_commit")
+        # The same claim gets the same answer: a lost reply is asked again while the lease holds.
+        outcome = await self._until_done(lambda: self._desk.turns.start(request), while_leased=True)
+        await failpoints.hit("proc.start.after_commit")
+        return outcome
+
+    async def _open_log(self, version: str) -> LogWriter | None:
+        head = encode_head(self.envelope, version)
+        line = encode_line(
+            Kind.START,
+            "chat.start",
+            ts_ms=_now_ms(),
+            attempt=self._attempt,
+            supersedes=self._attempt - 1 if self._attempt > 1 else None,
+            data={"message": self.envelope.text, "bundle_id": self.envelope.bundle_id, "bundle_version": version},
+        )
+        opened = await self._until_done(
+            lambda: self._desk.queue.start(
+                self.envelope,
+                self.claim_id,
+                epoch=self._desk.epoch_watch.current,
+                attempt=self._attempt,
+                head=head,
+                line=line,
+            ),
+            while_leased=True,
+        )
+        if isinstance(opened, Fenced):
+            return None
+        await failpoints.hit("proc.start.after_log")
+        if opened.cancelled:
+            self._cancelled = True
+        return LogWriter(
+            self._desk.logs,
+            self._desk.epoch_watch,
+            self.envelope,
+            self.claim_id,
+            attempt=self._attempt,
+            head=head,
+            opened=opened,
+            epoch=self._desk.epoch_watch.current,
+            on_written=self._written,
+            on_failed=self._stop,
+        )
+
+    async def _serve(self, started: Started) -> Outcome | KDCubeError:
+        """The bundle's part of the turn."""
+        desk, envelope = self._desk, self.envelope
+        if self._cancelled:
+            return Cancelled()
+        if self._stopped.done():
+            return self._stopped.result()
+        grant = desk.grants(envelope.bundle_id)
+        history: list[HistoryItem] = []
+        if started.parent_turn_id is not None:
+            history = as_history(await self._until_done(lambda: desk.turns.history(started.parent_turn_id)))
+        job = TurnJob(
+            envelope=envelope,
+            attempt=self._attempt,
+            history=history,
+            state=started.conversation_state,
+            config=grant.config,
+            secrets=grant.secrets,
+        )
+        self._delivered = True
+        try:
+            running = await desk.pool.start(job, self)
+        except BundleUnavailable as error:
+            return Failed(
+                "bundle_unavailable", "The application is not available now; please try again.", detail=str(error)
+            )
+        except TurnTooLarge as error:
+            return Failed("turn_too_large", str(error))
+        self._running = running
+        if self._cancelled:
+            running.cancel("cancelled")
+        if self._steers_wait:  # some came since the claim
+            await self.take_steers()
+        await asyncio.wait({running.outcome, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if self._stopped.done():
+            running.cancel("stopped")
+            return self._stopped.result()
+        return running.outcome.result()
+
+    async def _end(self, outcome: Outcome | KDCubeError, fold: Fold) -> None:
+        state, error = verdict(outcome)
+        if state is TurnState.INTERRUPTED and self._may_repeat(outcome) and await self._take_back_start(self.claim_id):
+            await failpoints.hit("proc.repeat.after_commit")
+            await self._release()
+            return
+        snapshot = fold.snapshot()
+        ending = Ending(
+            turn_id=self.envelope.turn_id,
+            claim_id=self.claim_id,
+            state=state,
+            ended_ms=_now_ms(),
+            text_by_marker=snapshot.text,
+            steps=snapshot.steps,
+            services=snapshot.services,
+            error=error,
+            bundle_state=outcome.state if isinstance(outcome, Completed) else None,
+        )
+        await failpoints.hit("proc.finish.before_commit")
+        finished = await self._until_done(lambda: self._desk.turns.finish(ending))
+        await failpoints.hit("proc.finish.after_commit")
+        match finished:
+            case Finished(_, discarded):
+                line = terminal_line(
+                    state,
+                    ts_ms=ending.ended_ms,
+                    attempt=self._attempt,
+                    answer=fold.text(),
+                    error=error,
+                    services=snapshot.services,
+                )
+                await self._close(state, line, discarded)
+            case NotFinished(turn) if turn is not None and turn.state in TERMINAL:
+                await self._close(turn.state, line_of(turn), ())
+            case _:
+                log.info("the turn went on without this attempt", turn_id=self.envelope.turn_id)
+
+    async def _close(self, state: TurnState, line: bytes, discarded: list[str] | tuple[str, ...]) -> None:
+        """Valkey follows what PostgreSQL has decided."""
+        running = self._running
+        host_lives = running is not None and not running.exited.done()
+        await self._until_done(
+            lambda: self._desk.queue.finish(
+                self.envelope,
+                None,
+                epoch=self._desk.epoch_watch.current,
+                state=state,
+                line=line,
+                discarded=discarded,
+                host_lives=host_lives,
+            )
+        )
+        await failpoints.hit("proc.finish.after_close")
+        if host_lives and running is not None:
+            await asyncio.shield(running.exited)
+            await self._until_done(
+                lambda: self._desk.queue.exited(
+                    self.envelope.turn_id, self.claim_id, epoch=self._desk.epoch_watch.current
+                )
+            )
+
+    def _may_repeat(self, outcome: Outcome | KDCubeError) -> bool:
+        if not self._delivered:
+            return True
+        grant = self._desk.grants(self.envelope.bundle_id)
+        allowed = grant.max_attempts
+        if allowed is None:
+            try:
+                allowed = self._desk.pool.max_attempts(self.envelope.bundle_id)
+            except BundleUnavailable:
+                return False
+        return isinstance(outcome, HostLost) and self._attempt < allowed
+
+    async def _take_back_start(self, claim_id: str) -> bool:
+        """PostgreSQL: running under ``claim_id`` becomes queued again; True when it did.
+
+        A turn that was cancelled meanwhile ends instead.
+        """
+        turn_id = self.envelope.turn_id
+        if await self._until_done(lambda: self._desk.turns.requeue(turn_id, claim_id)):
+            return True
+        ending = Ending(turn_id=turn_id, claim_id=claim_id, state=TurnState.CANCELLED, ended_ms=_now_ms())
+        finished = await self._until_done(lambda: self._desk.turns.get(turn_id))
+        if finished and finished.cancel_requested and finished.claim_id == claim_id:
+            await self._until_done(lambda: self._desk.turns.finish(ending))
+            finished = await self._until_done(lambda: self._desk.turns.get(turn_id))
+        if finished and finished.state in TERMINAL:
+            await self._close(finished.state, line_of(finished), ())
+        return False
+
+    async def _settle_unstarted(self, outcome: NotStarted) -> None:
+        """PostgreSQL refused START: Valkey follows the row."""
+        turn = outcome.turn
+        log.info("turn not started", turn_id=self.envelope.turn_id, reason=outcome.reason)
+        if outcome.reason == "stale_epoch":
+            return  # the working state was rebuilt without this claim
+        if turn is None:  # its conversation is not the user's, or is deleted
+            line = terminal_line(
+                TurnState.FAILED,
+                ts_ms=_now_ms(),
+                attempt=0,
+                answer="",
+                error={"code": "conversation_not_found", "message": "The conversation does not exist."},
+            )
+            await self._close(TurnState.FAILED, line, ())
+        elif turn.state in TERMINAL:
+            await self._close(turn.state, line_of(turn), ())
+        elif turn.state is TurnState.RUNNING and turn.claim_id is not None and turn.claim_id != self.claim_id:
+            # Valkey fenced that claim before its log was opened, so nothing ran under it: take its START back.
+            if await self._take_back_start(turn.claim_id):
+                await self._release()
+        else:  # another turn of the conversation still runs in PostgreSQL; its end is on its way
+            await asyncio.sleep(BUSY_RETRY_S)
+            await self._release()
+
+    async def _release(self) -> None:
+        await self._until_done(
+            lambda: self._desk.queue.release(self.envelope.turn_id, self.claim_id, epoch=self._desk.epoch_watch.current)
+        )
+
+    async def _until_done(self, step: Callable[[], Awaitable[T]], *, while_leased: bool = False) -> T:
+        """Repeats an idempotent step while a store is away. With ``while_leased``, gives up once the lease is lost.
+
+        Raises ClaimGivenUp then: the turn is left to the reaper.
+        """
+        while True:
+            try:
+                return await step()
+            except StoreUnavailable as error:
+                log.warning("a store is away", turn_id=self.envelope.turn_id, error=str(error))
+                await asyncio.sleep(_RETRY_S)
+            except EpochMismatch:
+                self._desk.epoch_watch.suspect()
+                await self._desk.epoch_watch.wait_for()
+            if while_leased and self._lost.is_set():
+                raise ClaimGivenUp
+
+    def _written(self, n_bytes: int) -> None:
+        if self._running:
+            self._running.credit(n_bytes)
+
+    def _stop(self, reason: Outcome | KDCubeError) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(reason)
+
+
+class ClaimGivenUp(KDCubeError):
+    """The lease ran out before the turn could start; the reaper settles it."""
+
+
+def verdict(outcome: Outcome | KDCubeError) -> tuple[TurnState, dict[str, Any] | None]:
+    """The terminal state and the error of an outcome."""
+    match outcome:
+        case Completed():
+            return TurnState.COMPLETED, None
+        case Cancelled():
+            return TurnState.CANCELLED, None
+        case Failed(code, message, detail=detail):
+            if detail:
+                log.error("a bundle failed", code=code, detail=detail)
+            return TurnState.FAILED, {"code": code, "message": message}
+        case HostLost("unresponsive_cancel"):
+            return TurnState.CANCELLED, None
+        case HostLost(reason):
+            return TurnState.INTERRUPTED, {"code": reason, "message": "The turn was interrupted."}
+        case OutputLimit():
+            return TurnState.FAILED, {"code": "output_limit", "message": "The answer is too long."}
+        case _:
+            return TurnState.INTERRUPTED, {"code": "lease_lost", "message": "The turn was interrupted."}
+
+
+def line_of(turn: StoredTurn) -> bytes:
+    """The terminal line of a turn that PostgreSQL knows as ended."""
+    return terminal_line(
+        turn.state,
+        ts_ms=turn.ended_ms or _now_ms(),
+        attempt=turn.attempt,
+        answer=turn.answer or "",
+        error=turn.error,
+        services=turn.services,
+    )
+
+
+def as_history(turns: list[HistoryTurn]) -> list[HistoryItem]:
+    """The messages before a turn, oldest first. A steer that was applied stands after the message that it steered."""
+    items: list[HistoryItem] = []
+    for turn in turns:
+        items.append(HistoryItem("user", turn.text, turn.turn_id))
+        items.extend(HistoryItem("user", steer, turn.turn_id) for steer in turn.steers)
+        if turn.answer:
+            items.append(HistoryItem("assistant", turn.answer, turn.turn_id))
+    return items

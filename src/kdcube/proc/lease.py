@@ -1,0 +1,117 @@
+"""The thread that keeps a worker's leases and heartbeat, whatever the event loop does (rule 8)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from kdcube.redis.renewal import Renewal
+
+log = structlog.get_logger()
+
+RENEW_EVERY_S = 5.0
+STALL_LIMIT_S = 30.0
+"""A loop that stood still for so long gets no more renewals: its turns are not being served."""
+MARGIN_S = 3.0
+"""Work stops so long before the lease can run out, by the monotonic clock."""
+
+
+@dataclass(slots=True)
+class _Lease:
+    claim_id: str
+    sent_at: float
+    """When the last renewal that succeeded was sent."""
+
+
+class LeaseKeeper:
+    """Renews the leases that it is told of. Callbacks run in the keeper's thread: hand them on to the loop."""
+
+    def __init__(
+        self,
+        renewal: Renewal,
+        *,
+        lease_s: float,
+        on_lost: Callable[[str, str], None],
+        on_cancelled: Callable[[str, str], None],
+        clock: Callable[[], float] = time.monotonic,
+        renew_every_s: float = RENEW_EVERY_S,
+    ) -> None:
+        self._renewal = renewal
+        self._lease_s = lease_s
+        self._on_lost = on_lost
+        self._on_cancelled = on_cancelled
+        self._clock = clock
+        self._renew_every_s = renew_every_s
+        self._leases: dict[str, _Lease] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._loop_seen = clock()
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; leases are left to run out or to be released by their turns."""
+        self._stop.set()
+        self._thread.join()
+
+    def loop_is_alive(self) -> None:
+        """The event loop calls this every second or so."""
+        self._loop_seen = self._clock()
+
+    def add(self, turn_id: str, claim_id: str, *, sent_at: float) -> None:
+        """Keeps a lease. ``sent_at``: when its claim was sent."""
+        with self._lock:
+            self._leases[turn_id] = _Lease(claim_id, sent_at)
+
+    def remove(self, turn_id: str, claim_id: str) -> None:
+        with self._lock:
+            lease = self._leases.get(turn_id)
+            if lease and lease.claim_id == claim_id:
+                del self._leases[turn_id]
+
+    def _run(self) -> None:
+        next_renewal = self._clock()
+        while not self._stop.is_set():
+            now = self._clock()
+            if now - self._loop_seen > STALL_LIMIT_S:
+                log.error("the event loop stands still: leases are not renewed", stalled_s=round(now - self._loop_seen))
+            elif now >= next_renewal:
+                next_renewal = now + (self._renew_every_s if self.renew() else 1.0)
+            self.expire()
+            self._stop.wait(min(0.5, self._renew_every_s))
+        self._renewal.close()
+
+    def renew(self) -> bool:
+        """One heartbeat and renewal of everything; False when Valkey did not take it (it is tried again soon)."""
+        with self._lock:
+            claims = {turn: lease.claim_id for turn, lease in self._leases.items()}
+        sent_at = self._clock()
+        renewed = self._renewal.renew(claims)
+        if renewed is None:
+            return False
+        with self._lock:
+            for turn, claim_id in claims.items():
+                lease = self._leases.get(turn)
+                if lease and lease.claim_id == claim_id and turn not in renewed.lost:
+                    lease.sent_at = sent_at
+        for turn in renewed.lost:
+            self._on_lost(turn, claims[turn])
+        for turn in renewed.cancelled:
+            self._on_cancelled(turn, claims[turn])
+        return True
+
+    def expire(self) -> None:
+        """Gives up the leases that Valkey may soon give to somebody else."""
+        deadline = self._clock() - (self._lease_s - MARGIN_S)
+        with self._lock:
+            given_up = [(turn, lease.claim_id) for turn, lease in self._leases.items() if lease.sent_at < deadline]
+            for turn, _ in given_up:
+                del self._leases[turn]
+        for turn, claim_id in given_up:
+            self._on_lost(turn, claim_id)

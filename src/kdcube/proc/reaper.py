@@ -1,0 +1,111 @@
+"""The reaper: what a worker left behind when its lease ran out. PostgreSQL first, Valkey after it (rule 10)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import structlog
+
+from kdcube.postgres.records import Ending, StoredTurn
+from kdcube.postgres.turns import Turns
+from kdcube.proc.attempt import line_of
+from kdcube.protocol.events import Fold
+from kdcube.protocol.turns import TERMINAL, TurnState
+from kdcube.redis.eventlog import EventLogs
+from kdcube.redis.queue import ExpiredLease, Queue
+
+log = structlog.get_logger()
+
+
+class Reaper:
+    """Settles turns whose lease has run out. ``max_attempts``: how often a bundle's turns may be started."""
+
+    def __init__(
+        self,
+        *,
+        turns: Turns,
+        queue: Queue,
+        logs: EventLogs,
+        max_attempts: Callable[[str], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._turns = turns
+        self._queue = queue
+        self._logs = logs
+        self._max_attempts = max_attempts
+        self._clock = clock
+        self._not_before = 0.0
+
+    def hold_off(self) -> None:
+        """Valkey was away or stood still: workers get one full lease to renew before anything is reaped (rule 8)."""
+        self._not_before = self._clock() + self._queue.lease_s
+
+    async def reap(self, epoch: int) -> None:
+        """Settles what has expired now."""
+        if self._clock() < self._not_before:
+            return
+        asked_at = self._clock()
+        expired = await self._queue.expired(epoch=epoch)
+        if expired and self._clock() - asked_at > self._queue.lease_s / 3:
+            self.hold_off()  # Valkey stood still while it was asked: the leases may be as stale as the answer
+            return
+        for lease in expired:
+            await self._settle(lease, epoch)
+
+    async def _settle(self, lease: ExpiredLease, epoch: int) -> None:
+        log.warning("lease expired", turn_id=lease.turn_id, state=lease.state)
+        if lease.state is TurnState.CANCELLED:  # it had ended; its worker, and so its host, is gone
+            await self._queue.exited(lease.turn_id, lease.claim_id, epoch=epoch)
+            return
+        if lease.state is TurnState.CLAIMED:
+            # Valkey fences the claim; if its START was committed, whoever claims the turn next takes that back.
+            await self._queue.release(lease.turn_id, lease.claim_id, epoch=epoch, only_expired=True)
+            return
+        turn = await self._turns.get(lease.turn_id)
+        if turn is None:
+            log.error("a running turn has no row", turn_id=lease.turn_id)
+            return
+        if turn.state is TurnState.RUNNING:
+            turn = await self._end(turn, lease, epoch)
+        if turn is not None and turn.state in TERMINAL:
+            envelope = await self._turns.envelope(turn.turn_id)
+            if envelope is not None:
+                await self._queue.finish(envelope, None, epoch=epoch, state=turn.state, line=line_of(turn))
+        elif turn is not None and turn.state is TurnState.QUEUED:
+            await self._queue.release(turn.turn_id, lease.claim_id, epoch=epoch)
+
+    async def _end(self, turn: StoredTurn, lease: ExpiredLease, epoch: int) -> StoredTurn | None:
+        """Another attempt if the bundle allows one, else the end with what the log still tells."""
+        claim_id = turn.claim_id or lease.claim_id
+        if (
+            turn.attempt < self._max_attempts(turn.bundle_id)
+            and not turn.cancel_requested
+            and await self._turns.requeue(turn.turn_id, claim_id)
+        ):
+            return await self._turns.get(turn.turn_id)
+        snapshot = (await self.fold(turn.turn_id)).snapshot()
+        await self._turns.finish(
+            Ending(
+                turn_id=turn.turn_id,
+                claim_id=claim_id,
+                state=TurnState.CANCELLED if turn.cancel_requested else TurnState.INTERRUPTED,
+                ended_ms=time.time_ns() // 1_000_000,
+                text_by_marker=snapshot.text,
+                steps=snapshot.steps,
+                services=snapshot.services,
+                error=None
+                if turn.cancel_requested
+                else {"code": "worker_lost", "message": "The turn was interrupted."},
+            )
+        )
+        return await self._turns.get(turn.turn_id)
+
+    async def fold(self, turn_id: str) -> Fold:
+        """What a turn's log says."""
+        fold = Fold(turn_id)
+        while True:
+            page = await self._logs.read(turn_id, fold.offset)
+            if not page.lines:
+                return fold
+            fold.add_all(page.lines)

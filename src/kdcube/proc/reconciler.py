@@ -1,0 +1,131 @@
+"""The reconciler: keeps Valkey's working state equal to what PostgreSQL knows (rules 13, 14 and 16)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Callable
+
+import structlog
+
+from kdcube.postgres.epochs import Epochs
+from kdcube.postgres.records import Unfinished as Row
+from kdcube.postgres.turns import Turns
+from kdcube.proc.attempt import line_of
+from kdcube.protocol.turns import TurnState
+from kdcube.redis.epoch import Unfinished, WorkingState
+from kdcube.redis.queue import Queue
+from kdcube.redis.server import ServerFacts
+from kdcube.telemetry import failpoints
+
+log = structlog.get_logger()
+
+READMIT_AFTER_MS = 10_000
+"""A queued row that Valkey lacks is older than any admission that is still under way."""
+_PAGE = 1000
+
+
+class Reconciler:
+    """``queue_limit_s``: a turn that waited longer fails with ``queue_timeout``."""
+
+    def __init__(
+        self,
+        *,
+        turns: Turns,
+        epochs: Epochs,
+        queue: Queue,
+        working_state: WorkingState,
+        queue_limit_s: float,
+    ) -> None:
+        self._turns = turns
+        self._epochs = epochs
+        self._queue = queue
+        self._working_state = working_state
+        self._queue_limit_s = queue_limit_s
+
+    async def ensure_epoch(self, facts: ServerFacts, *, on_rebuilt: Callable[[], None]) -> int:
+        """The epoch under which all is well: the published one, or a new one after a rebuild.
+
+        Rebuilt is what is missing, what another server wrote (a restart, a replica that took over), and what
+        PostgreSQL does not know as the current epoch.
+        """
+        epoch = await self._working_state.epoch()
+        if (
+            epoch is not None
+            and await self._working_state.written_by() == facts.run_id
+            and epoch == await self._epochs.current()
+        ):
+            return epoch
+        on_rebuilt()
+        rebuilt = await self._rebuild(facts)
+        on_rebuilt()
+        return rebuilt
+
+    async def _rebuild(self, facts: ServerFacts) -> int:
+        """A new epoch from PostgreSQL: turns, occupancy, order. Published last."""
+        epoch = await self._epochs.next()
+        log.warning("rebuilding the working state", epoch=epoch)
+        await self._working_state.begin(epoch)
+        # From here on PostgreSQL refuses STARTs of the old epoch, so that no row starts behind our back.
+        await self._epochs.publish(epoch)
+        await failpoints.hit("proc.rebuild.after_begin")
+        count = 0
+        waiting: list[Unfinished] = []
+        async for row in self._rows():
+            turn = as_unfinished(row)
+            if turn.state is TurnState.RUNNING:  # first: they occupy their conversations
+                count += await self._working_state.restore(turn, epoch=epoch)
+            else:
+                waiting.append(turn)
+        for turn in waiting:
+            count += await self._working_state.restore(turn, epoch=epoch)
+        await failpoints.hit("proc.rebuild.before_publish")
+        await self._working_state.publish(epoch, max_order=await self._turns.max_order(), run_id=facts.run_id)
+        log.warning("working state rebuilt", epoch=epoch, turns=count)
+        return epoch
+
+    async def reconcile(self, epoch: int) -> None:
+        """Puts back what Valkey lacks and ends what has waited too long."""
+        await self._turns.settle_orphan_steers()
+        now_ms = time.time_ns() // 1_000_000
+        async for row in self._rows():
+            turn = row.turn
+            if turn.state is TurnState.QUEUED and now_ms - turn.queued_ms > self._queue_limit_s * 1000:
+                await self._time_out(row, epoch, now_ms)
+            elif now_ms - turn.accepted_ms > READMIT_AFTER_MS and await self._working_state.restore(
+                as_unfinished(row), epoch=epoch
+            ):
+                log.warning("a turn was put back", turn_id=turn.turn_id, state=turn.state)
+
+    async def _time_out(self, row: Row, epoch: int, now_ms: int) -> None:
+        error = {
+            "code": "queue_timeout",
+            "message": "The message waited too long and was not run; please send it again.",
+        }
+        if await self._turns.fail_queued(row.turn.turn_id, error, now_ms):
+            turn = await self._turns.get(row.turn.turn_id)
+            if turn is not None:
+                await self._queue.finish(row.envelope, None, epoch=epoch, state=TurnState.FAILED, line=line_of(turn))
+
+    async def _rows(self) -> AsyncGenerator[Row]:
+        after = -1
+        while True:
+            page = await self._turns.unfinished(after, _PAGE)
+            for row in page:
+                yield row
+            if len(page) < _PAGE:
+                return
+            after = page[-1].turn.admitted_order
+
+
+def as_unfinished(row: Row) -> Unfinished:
+    turn = row.turn
+    return Unfinished(
+        row.envelope,
+        turn.admitted_order,
+        turn.accepted_ms,
+        turn.state,
+        claim_id=turn.claim_id or "",
+        worker_id=turn.worker_id or "",
+        steers=turn.steer_of or "",
+        cancelled=turn.cancel_requested,
+    )
