@@ -27,6 +27,8 @@ class ProcSettings:
     """From SIGTERM until the process is killed."""
     drain_timeout_s: float
     """How long running turns may go on after SIGTERM; what is left of the stop is for ending them properly."""
+    ecs_agent_uri: str | None
+    """Where ECS is asked to protect the task while turns run; None outside ECS."""
     secrets: Mapping[str, SecretStr] = field(repr=False)
     """The values of the secrets that bundles are granted by name; one that is not set is not here."""
 
@@ -42,5 +44,6 @@ class ProcSettings:
             heartbeat_interval_s=environment.seconds("HEARTBEAT_INTERVAL", 5.0, minimum=0.1, maximum=60),
             stop_timeout_s=stop_timeout_s,
             drain_timeout_s=stop_timeout_s - min(10.0, stop_timeout_s / 4),
+            ecs_agent_uri=environment.optional("ECS_AGENT_URI"),
             secrets={name: value for name, value in granted.items() if value is not None},
         )

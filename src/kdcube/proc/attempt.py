@@ -30,6 +30,7 @@ from kdcube.proc.bundles.jobs import (
     HistoryItem,
     HostLost,
     Outcome,
+    Steer,
     TurnJob,
     TurnTooLarge,
 )
@@ -139,7 +140,7 @@ class Attempt:
             return  # they stay in the inbox and bounce to the next turn at the latest
         if not isinstance(taken, Fenced):
             for steer in taken:
-                self._running.steer(steer.turn_id, steer.text, steer.payload)
+                self._running.steer(Steer(steer.turn_id, steer.text, steer.payload))
 
     # --- the sink of the bundle host ----------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from kdcube.postgres.locks import Leadership
 from kdcube.proc.reaper import Reaper
 from kdcube.proc.reconciler import Reconciler
 from kdcube.protocol.errors import EpochMismatch, StoreUnavailable
-from kdcube.redis.server import ServerFacts, server_facts
 from kdcube.redis.connection import Connection
+from kdcube.redis.server import ServerFacts, server_facts
 from kdcube.redis.workers import Workers
 
 log = structlog.get_logger()

@@ -184,7 +184,8 @@ class LogWriter:
         stamp = datetime.fromtimestamp(ts_ms / 1000, UTC).isoformat(timespec="milliseconds")
         # Deltas are nearly all of the traffic: their lines are put together from prepared bytes.
         prefix = (
-            f'delta {{"type":"chat.delta","timestamp":"{stamp}","ts":{ts_ms},"attempt":{self._attempt},"delta":{{"text":'
+            f'delta {{"type":"chat.delta","timestamp":"{stamp}","ts":{ts_ms},"attempt":{self._attempt},'
+            '"delta":{"text":'
         ).encode()
         lines: list[bytes] = []
         fold = self.fold

@@ -147,6 +147,10 @@ class EpochWatch:
             raise EpochMismatch
         return self._current
 
+    def known(self) -> int | None:
+        """The epoch, or None while there is none."""
+        return self._current
+
     def suspect(self) -> None:
         """A script refused the epoch: it is read again soon."""
         self._current = None

@@ -36,8 +36,8 @@ class FeedPage:
     """A page of a feed.
 
     ``epoch`` None: Valkey has none now. ``feed`` is '' while the user has no feed. ``first`` is the first offset
-    that is kept (0: none is). ``live`` maps live turns to the offsets at which they were accepted. ``events`` are pairs of
-    offset and event after the asked offset; when the last is below ``tail``, read on.
+    that is kept (0: none is). ``live`` maps live turns to the offsets at which they were accepted.
+    ``events`` are pairs of offset and event after the asked offset; when the last is below ``tail``, read on.
     """
 
     epoch: int | None

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-import redis as valkey
 import structlog
+from redis import Redis
+from redis.exceptions import NoScriptError, RedisError
 
 from kdcube.redis.keys import Keys
 from kdcube.redis.scripts import Script
@@ -42,8 +43,10 @@ class Renewal:
         describe: Callable[[], tuple[int, dict[str, Any]]],
         timeout_s: float = 2.0,
     ) -> None:
-        """``describe`` gives the worker's slots and what it says of itself; both callables run in the calling thread."""
-        self._client = valkey.Redis.from_url(url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s)
+        """``describe`` gives the worker's slots and what it says of itself. Both run in the caller's thread."""
+        self._client = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
+            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+        )
         self._keys = keys
         self._worker_id = worker_id
         self._lease_ms = int(lease_s * 1000)
@@ -68,7 +71,7 @@ class Renewal:
                 return Renewed(frozenset(), frozenset())
             pairs = [part for turn, claim in claims.items() for part in (turn, claim)]
             lost, cancelled = self._run(_RENEW, [keys.epoch, keys.turns, keys.leases], [epoch, self._lease_ms, *pairs])
-        except valkey.RedisError as error:
+        except RedisError as error:
             log.warning("leases were not renewed", error=str(error))
             return None
         return Renewed(frozenset(t.decode() for t in lost), frozenset(t.decode() for t in cancelled))
@@ -79,5 +82,5 @@ class Renewal:
     def _run(self, script: Script, keys: list[str], args: list[Any]) -> Any:
         try:
             return self._client.evalsha(script.sha, len(keys), *keys, *args)
-        except valkey.exceptions.NoScriptError:
+        except NoScriptError:
             return self._client.eval(script.text, len(keys), *keys, *args)

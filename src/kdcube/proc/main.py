@@ -1,0 +1,290 @@
+"""The composition root of proc: settings, stores, bundle hosts, worker, maintenance, and an address for probes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import structlog
+import uvicorn
+import uvloop
+
+from kdcube import __version__
+from kdcube.config.load import load
+from kdcube.config.proc import ProcSettings
+from kdcube.postgres.database import Database, open_database
+from kdcube.postgres.epochs import Epochs
+from kdcube.postgres.locks import Leadership
+from kdcube.postgres.turns import Turns
+from kdcube.proc.attempt import BundleGrant, Desk
+from kdcube.proc.bundles.pool import BundleLoadError, HostPool, open_host_pool
+from kdcube.proc.leader import Leader
+from kdcube.proc.lease import LeaseKeeper
+from kdcube.proc.protection import EcsProtection, NoProtection
+from kdcube.proc.reaper import Reaper
+from kdcube.proc.reconciler import Reconciler
+from kdcube.proc.rest.app import Probes, create_app
+from kdcube.proc.worker import Worker
+from kdcube.protocol.errors import ConfigurationError, KDCubeError
+from kdcube.redis.connection import open_blocking_connection, open_connection
+from kdcube.redis.epoch import EpochWatch, WorkingState
+from kdcube.redis.eventlog import EventLogs
+from kdcube.redis.keys import Keys
+from kdcube.redis.queue import Queue
+from kdcube.redis.renewal import Renewal
+from kdcube.redis.server import check_server
+from kdcube.redis.steer import Steers
+from kdcube.redis.subscriber import open_subscriber
+from kdcube.redis.workers import Workers
+from kdcube.telemetry import failpoints
+from kdcube.telemetry.logging import configure
+
+log = structlog.get_logger(__name__)
+
+QUEUE_LIMIT_S = 3600.0
+"""A message that waited longer fails with ``queue_timeout``."""
+_LOOP_SIGN_S = 1.0
+
+
+class Proc:
+    """One proc: opened and closed by ``opened``, drained by ``drain``."""
+
+    def __init__(self, settings: ProcSettings) -> None:
+        self.settings = settings
+        self.worker: Worker
+        self.pool: HostPool
+        self.database: Database
+        self.probes: Probes
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncGenerator[Proc]:
+        """Everything, ready to claim. Raises ConfigurationError, StoreUnavailable, BundleLoadError."""
+        settings, service = self.settings, self.settings.service
+        gateway, worker_id = service.gateway, service.instance_id
+        scope = (gateway.tenant, gateway.project)
+        keys = Keys(*scope)
+        async with AsyncExitStack() as stack:
+            enter = stack.enter_async_context
+            connection = await enter(open_connection(service.redis_url, name=worker_id))
+            await check_server(connection)
+            doorbell = await enter(open_blocking_connection(service.redis_url, name=f"{worker_id}-doorbell"))
+            subscriber = await enter(open_subscriber(service.redis_url, name=f"{worker_id}-channels"))
+            self.database = await enter(open_database(service.database_url, max_size=8, name=worker_id))
+            turns = await enter(Turns(self.database, *scope))
+            queue = Queue(connection, keys)
+            logs = EventLogs(connection, keys)
+            working_state = WorkingState(connection, keys, lease_s=queue.lease_s)
+            await working_state.check_format()
+            workers = Workers(connection, keys)
+
+            self.pool = await enter(
+                open_host_pool(
+                    service.bundles,
+                    slots=settings.slots,
+                    run_dir=service.home / "run" / worker_id,
+                    on_change=self._room_changed,
+                )
+            )
+            leadership = await enter(Leadership(service.database_url, *scope, "maintenance"))
+            reaper = Reaper(turns=turns, queue=queue, logs=logs, max_attempts=self._max_attempts)
+            reaper.hold_off()
+            reconciler = Reconciler(
+                turns=turns,
+                epochs=Epochs(self.database, *scope),
+                queue=queue,
+                working_state=working_state,
+                queue_limit_s=QUEUE_LIMIT_S,
+            )
+            leader = Leader(leadership, connection=connection, workers=workers, reaper=reaper, reconciler=reconciler)
+            leading = await enter(_owned(leader.run(), "maintenance"))
+            epoch_watch = await enter(EpochWatch(connection, subscriber, keys).watching())
+
+            renewal = Renewal(
+                service.redis_url,
+                keys,
+                worker_id=worker_id,
+                lease_s=queue.lease_s,
+                heartbeat_ttl_s=15.0,
+                epoch=epoch_watch.known,
+                describe=self._describe,
+            )
+            leases = LeaseKeeper(
+                renewal,
+                lease_s=queue.lease_s,
+                on_lost=_in_loop(lambda turn, claim: self.worker.lost(turn, claim)),
+                on_cancelled=_in_loop(lambda turn, claim: self.worker.cancelled(turn, claim)),
+                renew_every_s=settings.heartbeat_interval_s,
+            )
+            desk = Desk(
+                worker_id=worker_id,
+                turns=turns,
+                queue=queue,
+                logs=logs,
+                steers=Steers(connection, keys),
+                epoch_watch=epoch_watch,
+                pool=self.pool,
+                grants=self._grant,
+            )
+            self.worker = Worker(
+                desk,
+                keys=keys,
+                slots=settings.slots,
+                revision=service.revision,
+                doorbell=doorbell,
+                subscriber=subscriber,
+                leases=leases,
+                protection=self._protection(),
+            )
+            self.probes = Probes(
+                settings=settings,
+                database=self.database,
+                connection=connection,
+                epoch_watch=epoch_watch,
+                pool=self.pool,
+                worker=self.worker,
+                tasks=[leading],
+            )
+            leases.start()
+            stack.callback(leases.stop)
+            await enter(_owned(_sign_of_life(leases), "sign of life"))
+            await enter(self.worker.working())
+            gc.collect()
+            gc.freeze()
+            log.info("proc.ready", slots=settings.slots, bundles=sorted(service.bundles.bundles))
+            yield self
+            await workers.leave(worker_id)
+
+    async def drain(self) -> None:
+        """Stops claiming, lets turns finish within the limit, interrupts the rest."""
+        await self.worker.drain(self.settings.drain_timeout_s)
+        self.pool.drain()
+
+    def _room_changed(self) -> None:
+        if hasattr(self, "worker"):
+            self.worker.room_changed()
+
+    def _describe(self) -> tuple[int, dict[str, Any]]:
+        """Runs in the keeper's thread: reads only."""
+        worker, service = self.worker, self.settings.service
+        slots = 0 if worker.draining else worker.slots
+        return slots, {
+            "instance": service.instance_id,
+            "revision": service.revision,
+            "version": __version__,
+            "running": worker.running,
+            "slots": slots,
+            "bundles": sorted(service.bundles.bundles),
+        }
+
+    def _max_attempts(self, bundle_id: str) -> int:
+        entry = self.settings.service.bundles.bundles.get(bundle_id)
+        if entry is None:
+            return 1
+        try:
+            return max(entry.max_attempts, self.pool.max_attempts(bundle_id))
+        except KDCubeError:
+            return entry.max_attempts
+
+    def _grant(self, bundle_id: str) -> BundleGrant:
+        entry = self.settings.service.bundles.bundles[bundle_id]
+        secrets = {
+            name: self.settings.secrets[name].get_secret_value()
+            for name in entry.secrets
+            if name in self.settings.secrets
+        }
+        return BundleGrant(dict(entry.config), secrets, self._max_attempts(bundle_id))
+
+    def _protection(self) -> EcsProtection | NoProtection:
+        agent = self.settings.ecs_agent_uri
+        if agent is None:
+            return NoProtection()
+        return EcsProtection(agent, minutes=max(1, min(2880, round(self.settings.turn_limit_s / 60) + 5)))
+
+
+@asynccontextmanager
+async def _owned(work: Any, name: str) -> AsyncGenerator[asyncio.Task[None]]:
+    """A task that ends with the context."""
+    task: asyncio.Task[None] = asyncio.create_task(work, name=name)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _in_loop(callback: Callable[[str, str], None]) -> Callable[[str, str], None]:
+    """For callbacks from the keeper's thread."""
+    loop = asyncio.get_running_loop()
+
+    def call(turn_id: str, claim_id: str) -> None:
+        loop.call_soon_threadsafe(callback, turn_id, claim_id)
+
+    return call
+
+
+async def _sign_of_life(leases: LeaseKeeper) -> None:
+    while True:
+        leases.loop_is_alive()
+        await asyncio.sleep(_LOOP_SIGN_S)
+
+
+class _Server(uvicorn.Server):
+    """Signals belong to proc, not to its probes: ``_serve`` is ``serve`` without their capture."""
+
+    @asynccontextmanager
+    async def serving_probes(self) -> AsyncGenerator[None]:
+        task = asyncio.create_task(self._serve())
+        try:
+            while not self.started:
+                if task.done():
+                    raise KDCubeError(f"cannot listen on {self.config.host}:{self.config.port}")
+                await asyncio.sleep(0.01)
+            yield
+        finally:
+            self.should_exit = True
+            await task
+
+
+async def serve(settings: ProcSettings) -> None:
+    """Runs until SIGTERM or SIGINT, then drains. A second signal does not hurry it."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    proc = Proc(settings)
+    async with proc.opened():
+        server = _Server(
+            uvicorn.Config(
+                create_app(proc.probes),
+                host=settings.service.host,
+                port=settings.service.port,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+            )
+        )
+        async with server.serving_probes():
+            broken = asyncio.create_task(proc.probes.first_broken())
+            await asyncio.wait({asyncio.create_task(stop.wait()), broken}, return_when=asyncio.FIRST_COMPLETED)
+            if broken.done():
+                log.critical("proc.broken", error=str(broken.result()))
+            broken.cancel()
+            await proc.drain()
+
+
+def main() -> int:
+    """``python -m kdcube.proc``: 0 after a drain, 1 with one line when it cannot start."""
+    try:
+        settings = load(ProcSettings)
+        configure("proc", settings.service.instance_id, settings.service.log_level)
+        failpoints.install(settings.service.failpoints)
+        uvloop.run(serve(settings))
+    except (ConfigurationError, BundleLoadError, KDCubeError) as error:
+        print(f"kdcube-proc: {error}", file=sys.stderr)
+        return 1
+    return 0

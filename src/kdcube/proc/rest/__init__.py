@@ -1,0 +1,1 @@
+"""Proc's own HTTP: probes now; integrations stand here too."""

@@ -1,0 +1,89 @@
+"""Health and readiness of proc."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from kdcube import __version__
+from kdcube.config.proc import ProcSettings
+from kdcube.postgres.database import Database
+from kdcube.proc.bundles.pool import HostPool
+from kdcube.proc.worker import Worker
+from kdcube.protocol.errors import KDCubeError
+from kdcube.redis.connection import Connection
+from kdcube.redis.epoch import EpochWatch
+
+
+@dataclass(slots=True)
+class Probes:
+    """What is asked about proc, and of what."""
+
+    settings: ProcSettings
+    database: Database
+    connection: Connection
+    epoch_watch: EpochWatch
+    pool: HostPool
+    worker: Worker
+    tasks: list[asyncio.Task[None]]
+    """Work that runs as long as proc does: when one ends, proc is broken."""
+
+    async def first_broken(self) -> BaseException:
+        """Returns when a task that should run for ever has ended."""
+        done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().exception() or KDCubeError("a task ended")
+
+    def health(self) -> dict[str, object]:
+        service = self.settings.service
+        return {
+            "status": "ok",
+            "service": "proc",
+            "instance": service.instance_id,
+            "version": __version__,
+            "config_checksum": service.gateway.checksum,
+            "slots": self.worker.slots,
+            "running": self.worker.running,
+            "bundles": [
+                {
+                    "id": bundle.id,
+                    "version": bundle.version,
+                    "default": bundle.default,
+                    "host_pids": list(bundle.host_pids),
+                    "unavailable": bundle.unavailable,
+                }
+                for bundle in self.pool.status()
+            ],
+        }
+
+    async def failing(self) -> str | None:
+        """The dependency that keeps proc from working, by name."""
+        if self.worker.draining:
+            return "draining"
+        try:
+            await self.connection.call("PING")
+        except KDCubeError:
+            return "valkey"
+        try:
+            await self.database.ping()
+        except KDCubeError:
+            return "postgres"
+        return "epoch" if self.epoch_watch.known() is None else None
+
+
+def create_app(probes: Probes) -> Starlette:
+    """``/health`` (alive) and ``/ready`` (503 names what fails)."""
+
+    async def health(_: Request) -> JSONResponse:
+        return JSONResponse(probes.health())
+
+    async def ready(_: Request) -> JSONResponse:
+        failing = await probes.failing()
+        body = {"ready": failing is None, "failing": failing}
+        return JSONResponse(body, status_code=200 if failing is None else 503)
+
+    return Starlette(routes=[Route("/health", health), Route("/ready", ready)])
