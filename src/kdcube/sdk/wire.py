@@ -194,6 +194,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """The new state when it changed (``completed`` only)."""
     code: str = ""
     message: str = ""
+    retryable: bool = False
     detail: str = ""
     """For the operator's log, never for the user: the traceback of an unexpected error."""
     untaken_steers: list[str] = []

@@ -21,6 +21,7 @@ __all__ = [
     "LostReason",
     "Outcome",
     "Service",
+    "Steer",
     "Step",
     "TurnJob",
     "TurnSink",
@@ -38,6 +39,15 @@ class TurnJob:
     state: dict[str, Any] = field(default_factory=dict[str, Any])
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     secrets: dict[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class Steer:
+    """A message for the running turn."""
+
+    steer_id: str
+    text: str
+    payload: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class TurnSink(Protocol):
@@ -88,8 +98,8 @@ class HostLost:
 
     ``idle_limit`` and ``wall_limit``: the turn passed its limit. ``unresponsive_cancel``: a cancel was not answered in
     time. ``crash``: the process ended. ``no_beat``: it was killed because its interpreter stood still.
-    ``memory_limit``: it was killed because it held too much memory. ``wire``: it broke the wire protocol and was killed.
-    ``killed``: the pool was closed. Code of the turn may still run until ``RunningTurn.exited`` is done.
+    ``memory_limit``: it was killed because it held too much memory. ``wire``: it was killed because it broke the wire
+    protocol. ``killed``: the pool was closed. Code of the turn may still run until ``RunningTurn.exited`` is done.
     """
 
     reason: LostReason

@@ -1,0 +1,432 @@
+"""One bundle host as proc sees it: its turns, its limits, its end (rules 9 and 23)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+
+from kdcube.config.bundles import BundleEntry
+from kdcube.proc.bundles.jobs import (
+    BundleUnavailable,
+    Cancelled,
+    Completed,
+    Delta,
+    Failed,
+    HostLost,
+    LostReason,
+    Outcome,
+    Service,
+    Steer,
+    Step,
+    TurnJob,
+    TurnSink,
+    TurnTooLarge,
+)
+from kdcube.proc.bundles.process import HostProcess
+from kdcube.protocol.errors import KDCubeError
+from kdcube.sdk import wire
+
+_log = structlog.get_logger("kdcube.bundle")
+_FRAME_MARGIN_BYTES = 1024
+_WIRE_LINGER_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class HostLimits:
+    """Times of rule 9, how often they are looked at, and the memory that one host may hold."""
+
+    beat_timeout_s: float = 10.0
+    cancel_grace_s: float = 5.0
+    load_timeout_s: float = 60.0
+    stop_grace_s: float = 5.0
+    watch_interval_s: float = 0.5
+    memory_limit_bytes: int | None = None
+
+
+class BundleLoadError(KDCubeError):
+    """A bundle does not load."""
+
+    def __init__(self, bundle_id: str, reason: str) -> None:
+        super().__init__(f"bundle {bundle_id} does not load: {reason}")
+        self.bundle_id = bundle_id
+        self.reason = reason
+
+
+class OperationFailed(KDCubeError):
+    """An operation of a bundle failed. ``message`` is fit for the user, ``detail`` for the operator."""
+
+    def __init__(self, code: str, message: str, detail: str = "") -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.detail = detail
+
+
+class RunningTurn:
+    """A turn in a host. Settled once ``outcome`` is done; over once ``exited`` is."""
+
+    def __init__(self, number: int, host: BundleHost, sink: TurnSink, now: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.number = number
+        self.bundle_version = host.version
+        self.outcome: asyncio.Future[Outcome] = loop.create_future()
+        self.exited: asyncio.Future[None] = loop.create_future()
+        """Done when no code of this turn can run any more: with ``outcome``, or when the host has exited."""
+        self.sink = sink
+        self.started_at = now
+        self.heard_at = now
+        self.unacknowledged = 0
+        self._host = host
+        self._cancelling: LostReason | None = None
+        self._grace: asyncio.TimerHandle | None = None
+
+    @property
+    def settled(self) -> bool:
+        return self.outcome.done()
+
+    def credit(self, n_bytes: int) -> None:
+        """So many bytes of the turn's text (``Delta.n_bytes``) are in the log."""
+        self.unacknowledged -= n_bytes
+        self.heard_at = self._host.clock()
+        self._host.send(wire.Credit(self.number, n_bytes))
+
+    def steer(self, steer: Steer) -> None:
+        """Puts a message into the turn's inbox. Steers that were never applied belong to the caller at the end."""
+        self._host.send(wire.Steer(self.number, steer.steer_id, steer.text, steer.payload))
+
+    def cancel(self, reason: str) -> None:
+        """Asks the handler to stop. ``outcome`` follows within the grace of rule 9, whatever the handler does."""
+        self.stop(reason, "unresponsive_cancel")
+
+    def stop(self, reason: str, lost: LostReason) -> None:
+        """Cancels; ``lost`` is the outcome when the handler does not answer, or when a limit is what stops it."""
+        if self.settled or self._cancelling is not None:
+            return
+        self._cancelling = lost
+        self._host.send(wire.Cancel(self.number, reason))
+        self._grace = asyncio.get_running_loop().call_later(self._host.limits.cancel_grace_s, self._unresponsive)
+
+    def _unresponsive(self) -> None:
+        assert self._cancelling is not None
+        self.settle(HostLost(self._cancelling))
+        self._host.retire(f"turn does not stop ({self._cancelling})")
+
+    def end(self, ended: wire.Ended) -> None:
+        """The handler has ended."""
+        untaken = tuple(ended.untaken_steers)
+        if self._cancelling in ("idle_limit", "wall_limit"):
+            self.settle(HostLost(self._cancelling))
+        elif ended.how == "completed":
+            self.settle(Completed(ended.state, untaken))
+        elif ended.how == "cancelled":
+            self.settle(Cancelled())
+        else:
+            self.settle(Failed(ended.code, ended.message, ended.retryable, ended.detail, untaken))
+        self.leave()
+
+    def settle(self, outcome: Outcome) -> None:
+        """Says how the turn ended; the first outcome stands."""
+        if self._grace is not None:
+            self._grace.cancel()
+        if not self.settled:
+            self.outcome.set_result(outcome)
+
+    def leave(self) -> None:
+        """No code of the turn runs any more."""
+        if not self.exited.done():
+            self.exited.set_result(None)
+
+
+class BundleHost:
+    """A process that has loaded one version of one bundle. Made by ``launch``."""
+
+    def __init__(
+        self, entry: BundleEntry, version: str, process: HostProcess, limits: HostLimits, clock: Callable[[], float],
+        on_change: Callable[[BundleHost], None],
+    ) -> None:  # fmt: skip
+        self.entry = entry
+        self.version = version
+        self.limits = limits
+        self.clock = clock
+        self.pid = process.pid
+        self.max_attempts = 1
+        self.operations: tuple[str, ...] = ()
+        self.retiring = False
+        self.lost = False
+        """It takes and says nothing any more; its turns are settled."""
+        self.gone = False
+        """The process has ended and nothing of it is left."""
+        self.idle_since = clock()
+        self.turns_ended = 0
+        self._process = process
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._channel: wire.Channel[wire.FromHost]
+        self._loaded: asyncio.Future[None] = self._loop.create_future()
+        self._turns: dict[int, RunningTurn] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._applying: set[asyncio.Task[None]] = set()
+        self._numbers = 0
+        self._stopping: asyncio.TimerHandle | None = None
+        self._wire_ended = asyncio.Event()
+        self._doom: LostReason = "crash"
+        self._beats_seen = 0
+        self._silent_s = 0.0
+        self._reaping = self._loop.create_task(self._reap(), name=f"host {process.pid}")
+
+    @classmethod
+    async def launch(
+        cls, entry: BundleEntry, version: str, *, run_dir: Path, limits: HostLimits, clock: Callable[[], float],
+        on_change: Callable[[BundleHost], None],
+    ) -> BundleHost:  # fmt: skip
+        """Starts a process and has it load the bundle. Raises BundleLoadError; then the process is gone."""
+        if entry.path is None:
+            raise BundleLoadError(entry.id, "it has no path; bundles from git are not fetched yet")
+        try:
+            process = await HostProcess.start(entry.id, run_dir, clock)
+        except OSError as error:
+            raise BundleLoadError(entry.id, f"the process does not start: {error}") from error
+        host = cls(entry, version, process, limits, clock, on_change)
+        try:
+            _, host._channel = await host._loop.create_unix_connection(
+                lambda: wire.Channel(wire.from_host_decoder, host._receive, host._wire_lost), sock=process.wire
+            )
+            host._channel.send(wire.Load(entry.path, entry.module))
+            async with asyncio.timeout(limits.load_timeout_s):
+                await asyncio.shield(host._loaded)
+        except BaseException as error:
+            host.retiring = True
+            await host.kill("killed")
+            if isinstance(error, TimeoutError):
+                raise BundleLoadError(entry.id, f"it does not load within {limits.load_timeout_s:g} s") from error
+            raise
+        return host
+
+    # ---- turns and operations
+
+    @property
+    def running(self) -> int:
+        """Turns that have no outcome yet."""
+        return sum(not turn.settled for turn in self._turns.values())
+
+    def start(self, job: TurnJob, sink: TurnSink) -> RunningTurn:
+        """Raises TurnTooLarge, BundleUnavailable."""
+        if self.lost or self.retiring:
+            raise BundleUnavailable(self.entry.id, "its host is leaving")
+        self._numbers += 1
+        envelope = job.envelope
+        message = wire.encode_message(
+            wire.StartTurn(
+                turn=self._numbers,
+                turn_id=envelope.turn_id,
+                attempt=job.attempt,
+                text=envelope.text,
+                payload=envelope.payload,
+                user=wire.User(envelope.user_id, envelope.user_type, envelope.roles),
+                history=job.history,
+                state=job.state,
+                config=job.config,
+                secrets=job.secrets,
+            )
+        )
+        if len(message) > wire.MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:
+            raise TurnTooLarge
+        turn = RunningTurn(self._numbers, self, sink, self.clock())
+        self._turns[turn.number] = turn
+        self.send(msgspec.Raw(message))
+        return turn
+
+    async def operate(
+        self, operation: str, data: Any, *, user: wire.User, config: dict[str, Any], secrets: dict[str, str]
+    ) -> Any:
+        """The operation's answer. Raises OperationFailed. When the caller is cancelled, so is the operation."""
+        self._numbers += 1
+        number = self._numbers
+        message = wire.encode_message(wire.Call(number, operation, data, user, config, secrets))
+        if len(message) > wire.MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:
+            raise TurnTooLarge
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._calls[number] = answer
+        self.send(msgspec.Raw(message))
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.send(wire.CancelCall(number))
+            raise
+        finally:
+            self._calls.pop(number, None)
+            self._changed()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._turns or self._calls)
+
+    def send(self, message: Any) -> None:
+        """Says something to the host, in order; what is said to a host that is gone is lost."""
+        self._channel.send(message)
+
+    # ---- what the host says
+
+    def _receive(self, messages: list[wire.FromHost]) -> None:
+        turns, now = self._turns, self.clock()
+        for message in messages:
+            if type(message) is Delta or type(message) is Step or type(message) is Service:
+                turn = turns.get(message.turn)
+                if turn is None or turn.outcome.done():
+                    continue
+                turn.heard_at = now
+                if type(message) is Delta:
+                    turn.unacknowledged += message.n_bytes
+                turn.sink.emit(message)
+            else:
+                self._control(message, now)
+
+    def _control(self, message: wire.FromHost, now: float) -> None:
+        match message:
+            case wire.Ended():
+                if turn := self._turns.pop(message.turn, None):
+                    turn.end(message)
+                    self.turns_ended += 1
+                    self.idle_since = now
+                    self._changed()
+            case wire.Apply():
+                turn = self._turns.get(message.turn)
+                if turn is not None and not turn.settled:
+                    turn.heard_at = now
+                    self._apply(turn, message)
+            case wire.Returned():
+                answer = self._calls.get(message.call)
+                if answer is None or answer.done():
+                    return
+                if message.code:
+                    answer.set_exception(OperationFailed(message.code, message.message, message.detail))
+                else:
+                    answer.set_result(message.data)
+            case wire.Loaded() if not self._loaded.done():
+                self.max_attempts = message.max_attempts
+                self.operations = tuple(message.operations)
+                self._loaded.set_result(None)
+            case wire.LoadFailed() if not self._loaded.done():
+                self._loaded.set_exception(BundleLoadError(self.entry.id, message.message))
+            case _:
+                self._channel.fail(wire.WireError(f"{type(message).__name__} out of place"))
+
+    def _apply(self, turn: RunningTurn, message: wire.Apply) -> None:
+        """The bundle wants to take steers: the sink decides."""
+
+        async def ask() -> None:
+            try:
+                applied = await turn.sink.apply(message.steer_ids)
+            except Exception:  # noqa: BLE001 - logged; the turn goes on without these steers, and they stay unapplied
+                _log.exception("steer_not_applied", steers=message.steer_ids)
+                applied = set[str]()
+            self.send(wire.Applied(turn.number, message.request, [id for id in message.steer_ids if id in applied]))
+
+        task = self._loop.create_task(ask(), name=f"apply {message.steer_ids}")
+        self._applying.add(task)
+        task.add_done_callback(self._applying.discard)
+
+    # ---- limits
+
+    def watch(self, elapsed_s: float) -> None:
+        """Looks at the beat, at memory and at every turn's limits. ``elapsed_s``: since the last look.
+
+        Time in which proc itself stood still does not count as the host's silence.
+        """
+        if self.lost or not self._loaded.done():
+            return
+        if self._process.beats != self._beats_seen:
+            self._beats_seen, self._silent_s = self._process.beats, 0.0
+        else:
+            self._silent_s += min(elapsed_s, 2 * self.limits.watch_interval_s)
+        memory_limit = self.limits.memory_limit_bytes
+        if self._silent_s > self.limits.beat_timeout_s:
+            self._condemn("no_beat")
+        elif memory_limit is not None and self._process.resident_bytes() > memory_limit:
+            self._condemn("memory_limit")
+        else:
+            now = self.clock()
+            for turn in list(self._turns.values()):
+                if now - turn.started_at > self.entry.wall_limit_s:
+                    turn.stop("The time limit of a turn is reached.", "wall_limit")
+                elif now - turn.heard_at > self.entry.idle_limit_s and turn.unacknowledged <= 0:
+                    # with text unacknowledged it is the log that is slow, not the bundle
+                    turn.stop("Nothing was heard for too long.", "idle_limit")
+
+    # ---- the end
+
+    def retire(self, why: str) -> None:
+        """Takes no more turns; leaves when those that it has are done."""
+        if not self.retiring:
+            self.retiring = True
+            _log.info("host_retiring", bundle=self.entry.id, version=self.version, pid=self.pid, why=why)
+        self._changed()
+
+    def _changed(self) -> None:
+        if self.retiring and not self.lost and not self.running and not self._calls:
+            if self._turns:  # only turns that do not stop
+                self._condemn("unresponsive_cancel")
+            elif self._stopping is None:
+                self.send(wire.Stop())
+                self._stopping = self._loop.call_later(self.limits.stop_grace_s, self._process.kill)
+        self._on_change(self)
+
+    async def kill(self, reason: LostReason) -> None:
+        """Ends the process at once and waits for its end."""
+        self._condemn(reason)
+        await asyncio.shield(self._reaping)
+
+    def _condemn(self, reason: LostReason) -> None:
+        if not self.lost:
+            self._doom = reason
+        self._process.kill()
+
+    def _wire_lost(self, error: wire.WireError | None) -> None:
+        """Everything that the host said has been read."""
+        self._wire_ended.set()
+        if error is not None:
+            self._doom = "wire"
+            _log.error("host_broke_the_wire", bundle=self.entry.id, pid=self.pid, error=str(error))
+        self._lose()
+        self._process.kill()
+
+    def _lose(self) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        for turn in list(self._turns.values()):
+            turn.settle(HostLost(self._doom))
+        for answer in self._calls.values():
+            if not answer.done():
+                answer.set_exception(OperationFailed("host_lost", "The assistant stopped unexpectedly.", self._doom))
+        if not self._loaded.done():
+            self._loaded.set_exception(BundleLoadError(self.entry.id, "its process ended while loading"))
+            self._loaded.exception()  # whoever launches it may have given up
+        self._on_change(self)
+
+    async def _reap(self) -> None:
+        code = await self._process.exited
+        try:
+            async with asyncio.timeout(_WIRE_LINGER_S):
+                await self._wire_ended.wait()
+        except TimeoutError:  # a program that the bundle started holds the other end
+            self._channel.close()
+        self._lose()
+        log = _log.bind(bundle=self.entry.id, version=self.version, pid=self.pid, code=code)
+        log.info("host_left") if self.retiring else log.error("host_lost", reason=self._doom)
+        for turn in self._turns.values():
+            turn.leave()
+        self._turns.clear()
+        for task in self._applying:
+            task.cancel()
+        await self._process.reap()
+        if self._stopping is not None:
+            self._stopping.cancel()
+        self.gone = True
+        self._on_change(self)

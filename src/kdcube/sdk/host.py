@@ -1,0 +1,160 @@
+"""The process of a bundle: ``python -m kdcube.sdk.host --wire FD --beat FD``, started by proc and by nothing else.
+
+It has no credentials and no environment to speak of; it knows proc by the socket on ``--wire``, and leaves when that
+closes. A thread writes a byte a second to the pipe on ``--beat``, so a blocked loop still beats and an interpreter
+that stands still does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import ctypes
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+
+from kdcube.sdk.bundle import Bundle
+from kdcube.sdk.loading import LoadError, load_bundle
+from kdcube.sdk.running import TurnRun, run_call
+from kdcube.sdk.wire import (
+    BEAT_S,
+    Call,
+    CancelCall,
+    Channel,
+    FrameReader,
+    Load,
+    Loaded,
+    LoadFailed,
+    Returned,
+    StartTurn,
+    Stop,
+    ToHost,
+    WireError,
+    encode_frames,
+    to_host_decoder,
+)
+
+try:
+    from uvloop import new_event_loop
+except ImportError:  # a bundle's own environment need not have it
+    from asyncio import new_event_loop
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Host:
+    """Routes what proc says to the turns and calls that run here."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._turns: dict[int, TurnRun] = {}
+        self._calls: dict[int, asyncio.Task[Returned]] = {}
+        self._channel: Channel[ToHost]
+        self._stopped = asyncio.Event()
+
+    async def serve(self, wire: socket.socket) -> None:
+        """Until proc says Stop or is gone."""
+        _, self._channel = await asyncio.get_running_loop().create_unix_connection(
+            lambda: Channel(to_host_decoder, self._receive, self._lost), sock=wire
+        )
+        self._channel.send(Loaded(self._bundle.id, self._bundle.max_attempts, list(self._bundle.operations)))
+        await self._stopped.wait()
+
+    def _lost(self, error: WireError | None) -> None:
+        if error is not None:
+            print(f"kdcube host: {error}", file=sys.stderr, flush=True)
+        if not self._stopped.is_set():
+            os._exit(1)  # proc is gone or has given up on this host: what runs here has no reader and no fence any more
+
+    def _receive(self, messages: list[ToHost]) -> None:
+        for message in messages:
+            if isinstance(message, StartTurn):
+                run = TurnRun(self._bundle, message, self._channel.send)
+                self._turns[message.turn] = run
+                number = message.turn
+                run.task.add_done_callback(lambda _, number=number: self._turns.pop(number, None))
+            elif isinstance(message, Call):
+                self._start_call(message)
+            elif isinstance(message, CancelCall):
+                if call := self._calls.get(message.call):
+                    call.cancel()
+            elif isinstance(message, Stop):
+                self._stopped.set()
+            elif isinstance(message, Load):
+                self._channel.fail(WireError("a second Load"))
+            elif run := self._turns.get(message.turn):  # else it has just ended
+                run.receive(message)
+
+    def _start_call(self, call: Call) -> None:
+        task = asyncio.get_running_loop().create_task(run_call(self._bundle, call), name=f"operation {call.operation}")
+        self._calls[call.call] = task
+
+        def done(task: asyncio.Task[Returned]) -> None:
+            del self._calls[call.call]
+            self._channel.send(Returned(call.call, code="cancelled") if task.cancelled() else task.result())
+
+        task.add_done_callback(done)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="kdcube.sdk.host", description="Started by kdcube proc.")
+    parser.add_argument("--wire", type=int, required=True)
+    parser.add_argument("--beat", type=int, required=True)
+    arguments = parser.parse_args()
+    _die_with_parent()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.set_inheritable(arguments.wire, False)  # programs that the bundle starts must not keep them open
+    os.set_inheritable(arguments.beat, False)
+    threading.Thread(target=_beat, args=(arguments.beat,), name="beat", daemon=True).start()
+
+    wire = socket.socket(fileno=arguments.wire)
+    load = _first_message(wire)
+    try:
+        bundle = load_bundle(load.path, load.module)
+    except LoadError as error:
+        wire.sendall(b"".join(encode_frames([LoadFailed(str(error))])))
+        return
+    gc.collect()
+    gc.freeze()  # what import left behind is never garbage: later collections need not look at it
+    wire.setblocking(False)
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(Host(bundle).serve(wire))
+
+
+def _first_message(wire: socket.socket) -> Load:
+    reader = FrameReader(to_host_decoder)
+    while True:
+        data = wire.recv(65536)
+        if not data:
+            sys.exit(1)
+        for message in reader.feed(data):
+            if isinstance(message, Load):
+                return message
+            sys.exit("kdcube host: the first message must be Load")
+
+
+def _beat(fd: int) -> None:
+    os.set_blocking(fd, False)
+    while True:
+        try:
+            os.write(fd, b".")
+        except BlockingIOError:
+            pass  # proc has not read for long; it will find enough beats when it does
+        except OSError:
+            os._exit(1)  # proc is gone
+        time.sleep(BEAT_S)
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()

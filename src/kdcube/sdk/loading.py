@@ -1,0 +1,96 @@
+"""Loads a bundle's code. Runs in the host only: proc never imports a bundle."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+from kdcube.sdk.bundle import Bundle
+
+
+class LoadError(Exception):
+    """The bundle cannot be loaded; the message is one line, with file and line number where there is one."""
+
+
+def load_bundle(path: str, module: str | None) -> Bundle:
+    """The object ``bundle`` of a bundle's module. Raises LoadError.
+
+    ``path`` is a folder or one Python file. ``module`` is a dotted name within the folder, with ``:attribute`` when
+    the object is not called ``bundle``; without it the folder's ``bundle.py`` is meant, or the folder as a package.
+    """
+    source = Path(path).resolve()
+    name, _, attribute = (module or "").partition(":")
+    attribute = attribute or "bundle"
+    try:
+        loaded = _import(source, name)
+    except LoadError:
+        raise
+    except (Exception, SystemExit) as error:  # an import may raise anything; all of it is reported
+        raise LoadError(_one_line(error, source)) from error
+    where = getattr(loaded, "__file__", None) or str(source)
+    found = getattr(loaded, attribute, None)
+    if found is None:
+        raise LoadError(f'{where} defines no `{attribute}`: write `{attribute} = Bundle("name@version")` in it')
+    if not isinstance(found, Bundle):
+        raise LoadError(f"{where}: `{attribute}` is a {type(found).__name__}, it must be a kdcube.sdk.Bundle")
+    if found.message_handler is None and not found.operations:
+        raise LoadError(f"{where}: the bundle registers nothing: add a function under `@{attribute}.on_message`")
+    return found
+
+
+def _import(source: Path, name: str) -> ModuleType:
+    if source.is_file():
+        sys.path.insert(0, str(source.parent))
+        return _import_file(_free_name(source.stem), source, package=False)
+    if not source.is_dir():
+        raise LoadError(f"{source} does not exist")
+    sys.path.insert(0, str(source))
+    if name:
+        return importlib.import_module(name)
+    entry, package = source / "bundle.py", source / "__init__.py"
+    if package.is_file():
+        package_name = _free_name(source.name)
+        loaded = _import_file(package_name, package, package=True)
+        return importlib.import_module(f"{package_name}.bundle") if entry.is_file() else loaded
+    if entry.is_file():
+        return _import_file("bundle", entry, package=False)
+    raise LoadError(f"{source} has neither bundle.py nor __init__.py: add one, or set `module` in the registry entry")
+
+
+def _import_file(name: str, file: Path, *, package: bool) -> ModuleType:
+    """Imports one file by its place, so that no other module of the same name can stand in for it."""
+    spec = importlib.util.spec_from_file_location(
+        name, file, submodule_search_locations=[str(file.parent)] if package else None
+    )
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+def _free_name(stem: str) -> str:
+    """The file's own name, unless it is no identifier or would hide another module."""
+    if stem.isidentifier() and stem not in sys.modules and importlib.util.find_spec(stem) is None:
+        return stem
+    return f"bundle_{''.join(character if character.isalnum() else '_' for character in stem)}"
+
+
+def _one_line(error: BaseException, source: Path) -> str:
+    """``KeyError: 'x' (agent.py, line 12)``: the innermost line of the bundle's own code that led to the error."""
+    reason = " ".join(f"{type(error).__name__}: {error}".split()) if str(error) else type(error).__name__
+    folder = source if source.is_dir() else source.parent
+    if isinstance(error, SyntaxError) and error.filename:
+        file, line = Path(error.filename), error.lineno
+        reason = f"{type(error).__name__}: {error.msg}"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if Path(frame.filename).is_relative_to(folder)]
+        if not own:
+            return reason
+        file, line = Path(own[-1].filename), own[-1].lineno
+    return f"{reason} ({file}, line {line})"
