@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, cast, Generic, TypeVar
 
 import msgspec
 
@@ -46,17 +46,21 @@ class HistoryItem(msgspec.Struct, frozen=True):
     turn_id: str = ""
 
 
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag_field="tag"):
+    """An array that begins with the number of its kind."""
+
+
 # ---- proc to host -------------------------------------------------------------------------------------------------
 
 
-class Load(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Load(_Message, frozen=True, tag=1):
     """The first message: which code to load. Answered by Loaded or LoadFailed."""
 
     path: str
     module: str | None
 
 
-class StartTurn(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class StartTurn(_Message, frozen=True, tag=2):
     """Run the bundle's message handler."""
 
     turn: int
@@ -71,14 +75,14 @@ class StartTurn(msgspec.Struct, frozen=True, array_like=True, tag=2):
     secrets: dict[str, str]
 
 
-class Credit(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class Credit(_Message, frozen=True, tag=3):
     """So much of the turn's text is in the log."""
 
     turn: int
     n_bytes: int
 
 
-class Steer(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Steer(_Message, frozen=True, tag=4):
     """A message for a running turn. It waits in the inbox until the bundle takes it."""
 
     turn: int
@@ -87,7 +91,7 @@ class Steer(msgspec.Struct, frozen=True, array_like=True, tag=4):
     payload: dict[str, Any]
 
 
-class Applied(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Applied(_Message, frozen=True, tag=5):
     """The answer to Apply: the steers that the bundle may take. The others went elsewhere."""
 
     turn: int
@@ -95,14 +99,14 @@ class Applied(msgspec.Struct, frozen=True, array_like=True, tag=5):
     steer_ids: list[str]
 
 
-class Cancel(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class Cancel(_Message, frozen=True, tag=6):
     """Stop the turn. Answered by Ended."""
 
     turn: int
     reason: str
 
 
-class Call(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class Call(_Message, frozen=True, tag=7):
     """Run an operation. Answered by Returned."""
 
     call: int
@@ -113,13 +117,13 @@ class Call(msgspec.Struct, frozen=True, array_like=True, tag=7):
     secrets: dict[str, str]
 
 
-class CancelCall(msgspec.Struct, frozen=True, array_like=True, tag=8):
+class CancelCall(_Message, frozen=True, tag=8):
     """Nobody waits for the operation any more."""
 
     call: int
 
 
-class Stop(msgspec.Struct, frozen=True, array_like=True, tag=9):
+class Stop(_Message, frozen=True, tag=9):
     """Leave, at once: nothing runs here any more."""
 
 
@@ -129,7 +133,7 @@ ToHost = Load | StartTurn | Credit | Steer | Applied | Cancel | Call | CancelCal
 # ---- host to proc -------------------------------------------------------------------------------------------------
 
 
-class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=1):
+class Loaded(_Message, frozen=True, tag=1):
     """The bundle is ready."""
 
     bundle_id: str
@@ -137,13 +141,13 @@ class Loaded(msgspec.Struct, frozen=True, array_like=True, tag=1):
     operations: list[str]
 
 
-class LoadFailed(msgspec.Struct, frozen=True, array_like=True, tag=2):
+class LoadFailed(_Message, frozen=True, tag=2):
     """The bundle cannot be loaded. One line, with file and line where there is one."""
 
     message: str
 
 
-class Delta(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
+class Delta(_Message, frozen=True, tag=3, gc=False):
     """A piece of text. Adjacent deltas of one marker may be joined."""
 
     turn: int
@@ -156,7 +160,7 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, tag=3, gc=False):
         return text_bytes(self.text)
 
 
-class Step(msgspec.Struct, frozen=True, array_like=True, tag=4):
+class Step(_Message, frozen=True, tag=4):
     """``event`` is ``{step, title, status, agent?, markdown?}``; ``data`` whatever the bundle adds."""
 
     turn: int
@@ -164,7 +168,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True, tag=4):
     data: dict[str, Any] | None = None
 
 
-class Service(msgspec.Struct, frozen=True, array_like=True, tag=5):
+class Service(_Message, frozen=True, tag=5):
     """An event with a meaning of its own: ``turn.citations``, ``turn.followups``, ``turn.usage``."""
 
     turn: int
@@ -176,7 +180,7 @@ Emit = Delta | Step | Service
 """What a turn shows, in order."""
 
 
-class Apply(msgspec.Struct, frozen=True, array_like=True, tag=6):
+class Apply(_Message, frozen=True, tag=6):
     """The bundle wants to take these steers. Answered by Applied."""
 
     turn: int
@@ -184,7 +188,7 @@ class Apply(msgspec.Struct, frozen=True, array_like=True, tag=6):
     steer_ids: list[str]
 
 
-class Ended(msgspec.Struct, frozen=True, array_like=True, tag=7):
+class Ended(_Message, frozen=True, tag=7):
     """The handler is done; nothing of this turn follows."""
 
     turn: int
@@ -201,7 +205,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """Applied, but the handler ended before it had them."""
 
 
-class Returned(msgspec.Struct, frozen=True, array_like=True, tag=8):
+class Returned(_Message, frozen=True, tag=8):
     """An operation's answer, or its error when ``code`` is set."""
 
     call: int
@@ -308,8 +312,7 @@ class Channel(asyncio.Protocol, Generic[T]):
         self._error: WireError | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -204,7 +204,7 @@ class BundleHost:
             host.retiring = True
             await host.kill("killed")
             if isinstance(error, TimeoutError):
-                raise BundleLoadError(entry.id, f"it does not load within {limits.load_timeout_s:g} s") from error
+                raise BundleLoadError(entry.id, f"it takes longer than {limits.load_timeout_s:g} s") from error
             raise
         return host
 
