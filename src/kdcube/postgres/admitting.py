@@ -19,7 +19,9 @@ class AdmitTurns:
 
     async def commit(self, batch: list[Admission]) -> list[Admitted]:
         """An outcome for each admission, in order. Of several for one turn the first is inserted, if it is new."""
-        first = {admission.envelope.turn_id: admission for admission in reversed(batch)}
+        first: dict[str, Admission] = {}
+        for admission in batch:
+            first.setdefault(admission.envelope.turn_id, admission)
 
         async def write(fetch: Fetch) -> dict[str, TurnState]:
             return await self._write(fetch, list(first.values()))

@@ -1,12 +1,8 @@
 -- The statements of conversations.py. $1 is the tenant, $2 the project, $3 the owner in every one of them.
 
--- name: columns
--- The columns of a Conversation, of the table c.
-c.conversation_id, c.user_id, c.title, c.started_ms, c.last_activity_ms, c.pinned, c.head_turn_id
-
 -- name: list_conversations
 -- One page after ($4, $5), newest activity first, of those whose title or messages are like $6.
-select {{columns}} from conversations c
+select {{conversation_columns}} from conversations c
 where c.tenant = $1 and c.project = $2 and c.user_id = $3 and c.deleted_ms is null
   and (c.last_activity_ms, c.conversation_id) < ($4::bigint, $5::text)
   and ($6::text is null or c.title ilike $6 or exists (
@@ -17,12 +13,12 @@ order by c.last_activity_ms desc, c.conversation_id desc limit $7
 
 -- name: get_conversation
 -- One conversation that is not deleted.
-select {{columns}} from conversations c
+select {{conversation_columns}} from conversations c
 where c.tenant = $1 and c.project = $2 and c.user_id = $3 and c.conversation_id = $4 and c.deleted_ms is null
 
 -- name: lock_conversation
 -- The conversation, against concurrent admissions, deletions and branch changes.
-select {{columns}} from conversations c
+select {{conversation_columns}} from conversations c
 where c.tenant = $1 and c.project = $2 and c.user_id = $3 and c.conversation_id = $4 and c.deleted_ms is null
 for no key update
 
@@ -47,31 +43,31 @@ order by t.accepted_ms, t.admitted_order
 -- Gives a conversation another title.
 update conversations c set title = $5
 where c.tenant = $1 and c.project = $2 and c.user_id = $3 and c.conversation_id = $4 and c.deleted_ms is null
-returning {{columns}}
+returning {{conversation_columns}}
 
 -- name: pin
 -- Pins or unpins a conversation.
 update conversations c set pinned = $5
 where c.tenant = $1 and c.project = $2 and c.user_id = $3 and c.conversation_id = $4 and c.deleted_ms is null
-returning {{columns}}
+returning {{conversation_columns}}
 
 -- name: delete
 -- Hides a conversation; its rows stay.
 update conversations c set deleted_ms = $5
 where c.tenant = $1 and c.project = $2 and c.user_id = $3 and c.conversation_id = $4 and c.deleted_ms is null
-returning {{columns}}
+returning {{conversation_columns}}
 
 -- name: restore
 -- Shows a deleted conversation again; one that is not deleted stays as it is.
 update conversations c set deleted_ms = null
 where c.tenant = $1 and c.project = $2 and c.user_id = $3 and c.conversation_id = $4
-returning {{columns}}
+returning {{conversation_columns}}
 
 -- name: set_head
 -- Makes another branch the active one.
 update conversations c set head_turn_id = $5
 where c.tenant = $1 and c.project = $2 and c.user_id = $3 and c.conversation_id = $4
-returning {{columns}}
+returning {{conversation_columns}}
 
 -- name: lock_conversations
 -- All conversations of a user, deleted ones too, against concurrent admissions.

@@ -3,17 +3,6 @@
 -- Rows are locked in one order everywhere: conversations by id, then turns, then the steers of those turns.
 -- "(select count(*) from locked) >= 0" makes a statement take all locks of that part before it goes on.
 
--- name: now_ms
--- Unix milliseconds by PostgreSQL's clock.
-(extract(epoch from clock_timestamp()) * 1000)::bigint
-
--- name: turn_columns
--- The columns of a StoredTurn, of the table t.
-t.turn_id, t.client_turn_id, t.conversation_id, t.user_id, t.user_type, t.session_id, t.request_id, t.bundle_id,
-t.bundle_version, t.content_hash, t.state, t.attempt, t.claim_id, t.worker_id, t.admitted_order, t.accepted_ms,
-t.queued_ms, t.started_ms, t.ended_ms, t.parent_turn_id, t.steer_of, t.cancel_requested, t.message, t.answer,
-t.text_by_marker, t.steps, t.services, t.error, t.bundle_state, t.usage, t.feedback_reaction, t.feedback_text
-
 -- name: admit_turns
 -- Inserts the turns that have no row yet and whose conversation is new or their user's; returns the ids inserted.
 with item as (
@@ -33,9 +22,10 @@ fresh as (
 open as (
   insert into conversations as c
     (tenant, project, conversation_id, user_id, title, started_ms, last_activity_ms)
-  select $1, $2, conversation_id, user_id, title, accepted_ms, accepted_ms
-  from (select distinct on (conversation_id) * from fresh order by conversation_id, position) f
-  order by conversation_id
+  select distinct on (conversation_id)
+    $1, $2, conversation_id, user_id, title, accepted_ms, max(accepted_ms) over (partition by conversation_id)
+  from fresh
+  order by conversation_id, position
   on conflict (tenant, project, conversation_id) do update
     set last_activity_ms = greatest(c.last_activity_ms, excluded.last_activity_ms)
     where c.user_id = excluded.user_id and c.deleted_ms is null
@@ -117,7 +107,7 @@ started as (
       parent_turn_id = case when t.attempt > 0 then t.parent_turn_id else c.parent_turn_id end
   from candidate c
   where t.tenant = $1 and t.project = $2 and t.turn_id = c.turn_id and t.state = 'queued' and not t.cancel_requested
-  returning t.turn_id, t.conversation_id, t.attempt, t.parent_turn_id, t.started_ms, c.state as conversation_state
+  returning t.turn_id, t.conversation_id, t.claim_id, t.attempt, t.parent_turn_id, t.started_ms, c.state as conversation_state
 ),
 moved as (
   update conversations c set head_turn_id = s.turn_id
