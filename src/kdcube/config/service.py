@@ -61,7 +61,7 @@ class ServiceSettings:
             home=home.absolute(),
             log_level=environment.choice("LOG_LEVEL", LogLevel, LogLevel.INFO),
             redis_url=environment.required("REDIS_URL", "give redis://[user:password@]host[:port][/db]"),
-            database_url=_database_url(environment),
+            database_url=read_database_url(environment),
             storage_path=environment.text("KDCUBE_STORAGE_PATH", str(home.absolute() / "storage")),
             gateway=read_gateway(environment),
             bundles=read_bundles(environment),
@@ -69,7 +69,7 @@ class ServiceSettings:
         )
 
 
-def _database_url(environment: Environment) -> str:
+def read_database_url(environment: Environment) -> str:
     """DATABASE_URL, else one put together of POSTGRES_*."""
     url = environment.optional("DATABASE_URL")
     if url is not None:

@@ -48,19 +48,24 @@ class Home:
     def state_file(self) -> Path:
         return self.path / "state.json"
 
+    def make(self) -> None:
+        """Make the folder, unless it exists. Raises HomeUnusable."""
+        try:
+            for folder in (self.path, self.valkey, self.postgres, self.run, self.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+            (self.path / ".gitignore").write_text("*\n")
+            (self.path / "lock").touch(0o600)
+        except OSError as error:
+            raise HomeUnusable(f"the data folder {self.path} cannot be used: {error.strerror}") from error
+
     @contextmanager
     def locked(self) -> Generator[None]:
         """Make the folder and hold it for one `kdcube up`; the kernel lets go when its process ends, however it does.
 
         Raises HomeLocked, HomeUnusable.
         """
-        try:
-            for folder in (self.path, self.valkey, self.postgres, self.run, self.logs):
-                folder.mkdir(parents=True, exist_ok=True)
-            (self.path / ".gitignore").write_text("*\n")
-            lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise HomeUnusable(f"the data folder {self.path} cannot be used: {error.strerror}") from error
+        self.make()
+        lock = os.open(self.path / "lock", os.O_RDWR)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -37,10 +37,16 @@ class Postgres:
     durable: bool = True
 
     @property
+    def address(self) -> str:
+        """Where it listens, for people: without the password."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{_DATABASE}"
+
+    @property
     def dsn(self) -> str:
         """Where clients connect; it holds the password."""
-        user = f"postgres:{self._password_file.read_text()}" if self.durable else "postgres"
-        return f"postgresql://{user}@127.0.0.1:{self.port}/{_DATABASE}"
+        if not self.durable:
+            return self.address
+        return self.address.replace("postgres@", f"postgres:{self._password_file.read_text()}@")
 
     def prepare(self) -> None:
         """Make the cluster unless it exists. Interrupted, it starts over next time. Raises InitFailed."""
@@ -95,6 +101,15 @@ class Postgres:
     @property
     def _password_file(self) -> Path:
         return self.folder / "password"
+
+
+def running_dsn(folder: Path) -> str | None:
+    """Where clients of the server in ``folder`` connect now; None when none runs there."""
+    try:
+        lines = (folder / "data" / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    return Postgres(folder, int(lines[3])).dsn
 
 
 def _binary(name: str) -> str:

@@ -37,17 +37,22 @@ class ServiceRecord(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """What a supervisor runs; ``services`` in the order of starting. ``up`` once all have been ready."""
+    """What a supervisor runs; ``services`` in the order of starting. ``up`` once all have been ready.
+
+    ``drain_limit_s``: after a SIGTERM the supervisor ends within it.
+    """
 
     supervisor: ProcessRecord
     url: str
     services: list[ServiceRecord]
+    drain_limit_s: float = 0.0
     up: bool = False
 
 
-def own_record() -> ProcessRecord:
-    """The calling process."""
-    return ProcessRecord(os.getpid(), birth_of(os.getpid()) or "")
+def record_of(pid: int) -> ProcessRecord | None:
+    """The process with this ``pid`` now; None when it is over."""
+    birth = birth_of(pid)
+    return None if birth is None else ProcessRecord(pid, birth)
 
 
 def read_state(path: Path) -> State | None:
@@ -72,15 +77,16 @@ def end_leftovers(services: Iterable[ServiceRecord], grace_s: float, report: Cal
         if record.alive:
             report(f"ending {service.instance} (process {record.pid}), which an earlier run has left")
             os.kill(record.pid, service.stop_signal)
-            _wait_until_over(record, grace_s)
+            wait_until_over(record, grace_s)
         if record.alive:
             os.kill(record.pid, signal.SIGKILL)
-            _wait_until_over(record, grace_s)
+            wait_until_over(record, grace_s)
         if birth_of(record.pid) is None:  # its number is no stranger's, so neither is its group
             kill_group(record.pid)
 
 
-def _wait_until_over(record: ProcessRecord, limit_s: float) -> None:
+def wait_until_over(record: ProcessRecord, limit_s: float) -> None:
+    """Return when the process is over, or after ``limit_s``."""
     deadline = time.monotonic() + limit_s
     while record.alive and time.monotonic() < deadline:
         time.sleep(_POLL_S)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from kdcube.local.home import Home
 from kdcube.local.logs import keep_logs_short
-from kdcube.local.process import birth_of
 from kdcube.local.service import Service, ServiceFailed, ServiceSpec
-from kdcube.local.state import ProcessRecord, ServiceRecord, State, own_record, write_state
+from kdcube.local.state import ProcessRecord, ServiceRecord, State, record_of, write_state
 
 
 class Supervisor:
@@ -21,7 +21,7 @@ class Supervisor:
         self._home = home
         self._url = url
         self._report = report
-        self._supervisor = own_record()
+        self._supervisor = record_of(os.getpid()) or ProcessRecord(os.getpid(), "")
         self._groups: list[list[Service]] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -57,10 +57,13 @@ class Supervisor:
                 f"{late.spec.instance} is not ready after {timeout_s:g} s: {late.missing} (more in {late.log})"
             )
 
-    async def watch(self) -> None:
-        """Say that the system is up, and wait for ever. Raises ServiceFailed when a service cannot be kept running."""
+    def note_up(self) -> None:
+        """Put on record that all services have been ready."""
         self._up = True
         self._write_state()
+
+    async def failure(self) -> None:
+        """Wait for ever. Raises ServiceFailed when a service cannot be kept running."""
         await asyncio.shield(self._failed)
 
     def hurry(self) -> None:
@@ -88,15 +91,14 @@ class Supervisor:
 
     def _write_state(self) -> None:
         records = [record for service in self.services if (record := _record_of(service)) is not None]
-        write_state(self._home.state_file, State(self._supervisor, self._url, records, self._up))
+        drain_limit_s = sum(max((service.spec.grace_s for service in group), default=0.0) for group in self._groups)
+        write_state(self._home.state_file, State(self._supervisor, self._url, records, drain_limit_s, self._up))
 
 
 def _record_of(service: Service) -> ServiceRecord | None:
-    pid = service.pid
-    if pid is None or (birth := birth_of(pid)) is None:
-        return None
+    process = None if service.pid is None else record_of(service.pid)
     spec = service.spec
-    return ServiceRecord(spec.name, spec.instance, spec.url, ProcessRecord(pid, birth), spec.stop_signal)
+    return process and ServiceRecord(spec.name, spec.instance, spec.url, process, spec.stop_signal)
 
 
 @asynccontextmanager

@@ -125,7 +125,7 @@ async def test_a_failure_while_running_ends_the_watch(home, fake, tmp_path: Path
     async with open_supervisor(home, URL, print) as supervisor:
         supervisor.start(fake("proc-0"))
         await supervisor.ready(20)
-        watch = asyncio.create_task(supervisor.watch())
+        failure = asyncio.create_task(supervisor.failure())
         supervisor.start(fake("ingress-0", "fails"))
         with pytest.raises(ServiceFailed):
-            await watch
+            await failure

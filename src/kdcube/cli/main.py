@@ -1,0 +1,40 @@
+"""``kdcube``: the commands, and how they end (0 done, 1 failed, 2 bad input)."""
+
+from __future__ import annotations
+
+import sys
+
+import cyclopts
+
+from kdcube import __version__
+from kdcube.protocol.errors import InvalidInput, KDCubeError
+
+_COMMANDS = {
+    "up": "Start the system on this machine.",
+    "status": "Show what runs.",
+    "down": "Stop the system.",
+    "logs": "Show the services' logs.",
+}
+
+
+def create_app() -> cyclopts.App:
+    """The commands; each is imported when it is called, so that the others cost nothing."""
+    app = cyclopts.App(name="kdcube", help="Serves agents and chat applications to many users.", version=__version__)
+    for name, summary in _COMMANDS.items():
+        app.command(f"kdcube.cli.{name}:{name}", name=name, help=summary)
+    database = cyclopts.App(name="db", help="Look after the database.")
+    database.command("kdcube.cli.db:upgrade", name="upgrade", help="Bring the schema up to this release.")
+    app.command(database)
+    return app
+
+
+def main() -> int:
+    """Runs one command; what failed is told in one line."""
+    try:
+        create_app()()
+    except KDCubeError as error:
+        print(f"kdcube: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, InvalidInput) else 1
+    except KeyboardInterrupt:
+        return 130
+    return 0

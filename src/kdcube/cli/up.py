@@ -1,0 +1,76 @@
+"""``kdcube up``."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.types import ExistingFile
+from cyclopts.validators import Number
+
+from kdcube.cli.detach import detach as in_background
+from kdcube.cli.settings import local_settings
+from kdcube.cli.welcome import welcome
+from kdcube.local.home import Home
+from kdcube.local.run import run
+from kdcube.local.stack import MAX_PROCESSES, Options, Stack
+
+_Processes = Annotated[int, Parameter(validator=Number(gte=1, lte=MAX_PROCESSES))]
+
+
+def up(
+    *,
+    detach: Annotated[bool, Parameter(negative="")] = False,
+    ingress: _Processes = 2,
+    proc: _Processes = 1,
+    slots: Annotated[int | None, Parameter(validator=Number(gte=1, lte=1000))] = None,
+    bundle: Annotated[list[Path] | None, Parameter(negative="")] = None,
+    auth: ExistingFile | None = None,
+    redis_url: str | None = None,
+    database_url: str | None = None,
+) -> None:
+    """Start the system on this machine, and stop it on Ctrl-C.
+
+    Parameters
+    ----------
+    detach
+        Return when all is ready; `kdcube down` stops it.
+    ingress
+        Ingress processes, on KDCUBE_PORT (8010) and the ports after it.
+    proc
+        Proc processes, on KDCUBE_PORT + 10 and the ports after it.
+    slots
+        Turns at once in each proc.
+    bundle
+        The folder of a bundle to serve; may be given several times. The first one becomes the default.
+    auth
+        A JSON file of tokens: {token: {"sub": ..., "username": ..., "email": ..., "roles": [...]}}.
+    redis_url
+        Your own Valkey or Redis instead of the embedded one.
+    database_url
+        Your own PostgreSQL instead of the embedded one.
+    """
+    settings = local_settings()
+    options = Options(
+        ingress=ingress,
+        proc=proc,
+        slots=slots,
+        bundles=tuple(bundle or ()),
+        auth=auth and auth.absolute(),
+        redis_url=redis_url,
+        database_url=database_url,
+    )
+    home = Home(settings.home)
+    stack = Stack(home, settings, options)
+    if detach:
+        home.make()
+        in_background(lambda ready: asyncio.run(run(stack, _report, ready)), home.logs / "supervisor.log")
+        welcome(home)
+    else:
+        asyncio.run(run(stack, _report, lambda: welcome(home)))
+
+
+def _report(line: str) -> None:
+    print(line, flush=True)

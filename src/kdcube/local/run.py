@@ -1,0 +1,54 @@
+"""One life of the system: up, watched, drained."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+
+from kdcube.local.down import sweep
+from kdcube.local.stack import Stack
+from kdcube.local.supervisor import Supervisor, open_supervisor
+
+
+async def run(stack: Stack, report: Callable[[str], None], on_up: Callable[[], None]) -> None:
+    """Bring ``stack`` up, call ``on_up``, keep it running until a signal to stop, and drain it. A second one hurries.
+
+    Raises KDCubeError when it cannot come up or cannot be kept up; what was started has been drained by then.
+    """
+    with stack.home.locked():
+        sweep(stack.home, report)
+        async with open_supervisor(stack.home, stack.url, report) as supervisor:
+            work = asyncio.create_task(_work(stack, supervisor, on_up))
+            wanted = asyncio.create_task(_stop_signal(supervisor, report))
+            try:
+                await asyncio.wait({work, wanted}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                work.cancel()
+            await asyncio.wait({work})
+            if not work.cancelled():
+                work.result()
+
+
+async def _work(stack: Stack, supervisor: Supervisor, on_up: Callable[[], None]) -> None:
+    await stack.bring_up(supervisor)
+    supervisor.note_up()
+    on_up()
+    await supervisor.failure()
+
+
+async def _stop_signal(supervisor: Supervisor, report: Callable[[str], None]) -> None:
+    """Return at the first signal; any later one hurries the drain."""
+    stop = asyncio.Event()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            supervisor.hurry()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            loop.add_signal_handler(number, on_signal)
+    await stop.wait()
+    report("draining; once more ends it at once")

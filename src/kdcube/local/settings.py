@@ -1,0 +1,63 @@
+"""What the laptop's commands are told by the environment, and which of it the services get to see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from kdcube.config.bundles import BundleRegistry, read_bundles
+from kdcube.config.environment import Environment
+
+_FIRST_PORT = 8010
+_PORTS = 100
+_STOP_S = 30.0  # less than in a cluster, as somebody waits at a terminal
+
+_FOR_ALL = (
+    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("GATEWAY_CONFIG_JSON", "GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP", "KDCUBE_STORAGE_PATH", "LOG_LEVEL"),
+    *("KDCUBE_REVISION", "KDCUBE_FAILPOINTS"),
+)
+_FOR_INGRESS = (
+    *("AUTH_PROVIDER", "IDP_DB_PATH", "KDCUBE_ANONYMOUS", "CORS_CONFIG", "KDCUBE_KEEPALIVE_SEC"),
+    *("ID_TOKEN_HEADER_NAME", "AUTH_TOKEN_COOKIE_NAME", "ID_TOKEN_COOKIE_NAME"),
+)
+_FOR_PROC = ("CHAT_TASK_TIMEOUT_SEC", "KDCUBE_SLOTS", "HEARTBEAT_INTERVAL")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings:
+    """``load(LocalSettings)``. The services' variables are those that they document, and no others."""
+
+    home: Path
+    """Absolute."""
+    first_port: int
+    """Ingress listens on it and the next nine, proc on +10 to +19, Valkey on +90, PostgreSQL on +91."""
+    bundles: BundleRegistry
+    """The user's own AGENTIC_BUNDLES_JSON; empty without it."""
+    ingress_stop_s: float
+    proc_stop_s: float
+    """How long a service may drain."""
+    ingress_variables: Mapping[str, str] = field(repr=False)
+    proc_variables: Mapping[str, str] = field(repr=False)
+    """With the secrets that ``bundles`` grants."""
+
+    @classmethod
+    def read(cls, environment: Environment) -> Self:
+        bundles = read_bundles(environment)
+        home = environment.path("KDCUBE_HOME") or Path(".kdcube")
+        return cls(
+            home=home.absolute(),
+            first_port=environment.integer("KDCUBE_PORT", _FIRST_PORT, minimum=1024, maximum=65_536 - _PORTS),
+            bundles=bundles,
+            ingress_stop_s=environment.seconds("INGRESS_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=3_600),
+            proc_stop_s=environment.seconds("PROC_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=86_400),
+            ingress_variables=_chosen(environment, (*_FOR_ALL, *_FOR_INGRESS)),
+            proc_variables=_chosen(environment, (*_FOR_ALL, *_FOR_PROC, *bundles.secret_names)),
+        )
+
+
+def _chosen(environment: Environment, names: Iterable[str]) -> dict[str, str]:
+    values = {name: environment.secret(name) for name in names}
+    return {name: value.get_secret_value() for name, value in values.items() if value is not None}

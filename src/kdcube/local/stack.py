@@ -1,0 +1,170 @@
+"""The whole system on one machine: embedded stores, ingress processes, proc."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from socket import gethostname
+
+from kdcube.local.bundles import assemble
+from kdcube.local.home import Home
+from kdcube.local.ports import is_free
+from kdcube.local.postgres import STOP_SIGNAL, Postgres
+from kdcube.local.probe import http_missing
+from kdcube.local.process import Program
+from kdcube.local.service import ServiceSpec
+from kdcube.local.settings import LocalSettings
+from kdcube.local.supervisor import Supervisor
+from kdcube.local.valkey import answers, valkey_program
+from kdcube.postgres.migrate import migrate
+from kdcube.protocol.errors import KDCubeError
+from kdcube.redis.connection import open_connection
+from kdcube.redis.server import check_server
+
+HOST = "127.0.0.1"
+MAX_PROCESSES = 10
+_PROC_OFFSET = 10
+_VALKEY_OFFSET = 90
+_POSTGRES_OFFSET = 91
+_READY_LIMIT_S = 60.0
+_KILL_MARGIN_S = 5.0
+
+
+class PortInUse(KDCubeError):
+    """A port that the system needs is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What ``kdcube up`` was asked for. A URL of a store means: the user's own server, not an embedded one."""
+
+    ingress: int = 2
+    proc: int = 1
+    slots: int | None = None
+    bundles: Sequence[Path] = ()
+    auth: Path | None = None
+    redis_url: str | None = None
+    database_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Brings the system up in ``home``, which is locked."""
+
+    home: Home
+    settings: LocalSettings
+    options: Options
+
+    @property
+    def url(self) -> str:
+        """Where clients go: the first ingress process."""
+        return f"http://{HOST}:{self.settings.first_port}"
+
+    async def bring_up(self, supervisor: Supervisor) -> None:
+        """Start everything and wait until it is ready. Raises KDCubeError, whose message is for the user."""
+        self._check_ports()
+        redis_url = self._start_valkey(supervisor)
+        database_url = await self._start_postgres(supervisor)
+        registry = await assemble(self.settings.bundles, self.options.bundles)
+        await supervisor.ready(_READY_LIMIT_S)
+        await _check_valkey(redis_url)
+        await migrate(database_url)
+        shared = {
+            "REDIS_URL": redis_url,
+            "DATABASE_URL": database_url,
+            "AGENTIC_BUNDLES_JSON": registry.model_dump_json(exclude_none=True),
+            "KDCUBE_HOME": str(self.home.path),
+            "KDCUBE_HOST": HOST,
+            "PYTHONUNBUFFERED": "1",
+        }
+        supervisor.start(*(self._ingress(number, shared) for number in range(self.options.ingress)))
+        supervisor.start(*(self._proc(number, shared) for number in range(self.options.proc)))
+        await supervisor.ready(_READY_LIMIT_S)
+
+    def _check_ports(self) -> None:
+        first, options = self.settings.first_port, self.options
+        wanted = {first + number: f"ingress-{number}" for number in range(options.ingress)}
+        wanted |= {first + _PROC_OFFSET + number: f"proc-{number}" for number in range(options.proc)}
+        wanted |= {} if options.redis_url else {first + _VALKEY_OFFSET: "Valkey"}
+        wanted |= {} if options.database_url else {first + _POSTGRES_OFFSET: "PostgreSQL"}
+        for port, what in wanted.items():
+            if not is_free(port, HOST):
+                raise PortInUse(
+                    f"port {port}, for {what}, is in use by another program: "
+                    f"choose another first port, such as KDCUBE_PORT={_other_first_port(first)}"
+                )
+
+    def _start_valkey(self, supervisor: Supervisor) -> str:
+        if self.options.redis_url is not None:
+            return self.options.redis_url
+        port = self.settings.first_port + _VALKEY_OFFSET
+        url = f"redis://{HOST}:{port}/0"
+        program = valkey_program(self.home.valkey, port)
+        supervisor.start(ServiceSpec("valkey", "valkey", url, program, partial(_valkey_missing, port), grace_s=10))
+        return url
+
+    async def _start_postgres(self, supervisor: Supervisor) -> str:
+        if self.options.database_url is not None:
+            return self.options.database_url
+        server = Postgres(self.home.postgres, self.settings.first_port + _POSTGRES_OFFSET)
+        await asyncio.to_thread(server.prepare)
+
+        async def missing(pid: int) -> str | None:
+            return None if server.answers(pid) else "it does not accept connections"
+
+        spec = ServiceSpec("postgres", "postgres", server.address, server.program(), missing, STOP_SIGNAL)
+        supervisor.start(spec)
+        return server.dsn
+
+    def _ingress(self, number: int, shared: Mapping[str, str]) -> ServiceSpec:
+        stop_s = self.settings.ingress_stop_s
+        port = self.settings.first_port + number
+        variables = {
+            **self.settings.ingress_variables,
+            **shared,
+            **({} if self.options.auth is None else {"AUTH_PROVIDER": "simple", "IDP_DB_PATH": str(self.options.auth)}),
+            "KDCUBE_SESSION_SECRET": self.home.secret("session-secret"),
+            "INGRESS_CONTAINER_STOP_TIMEOUT_SEC": str(stop_s),
+            "CHAT_APP_PORT": str(port),
+        }
+        return _service("ingress", number, port, variables, stop_s)
+
+    def _proc(self, number: int, shared: Mapping[str, str]) -> ServiceSpec:
+        stop_s = self.settings.proc_stop_s
+        port = self.settings.first_port + _PROC_OFFSET + number
+        variables = {
+            **self.settings.proc_variables,
+            **shared,
+            **({} if self.options.slots is None else {"KDCUBE_SLOTS": str(self.options.slots)}),
+            "PROC_CONTAINER_STOP_TIMEOUT_SEC": str(stop_s),
+            "CHAT_PROCESSOR_PORT": str(port),
+        }
+        return _service("proc", number, port, variables, stop_s)
+
+
+def _service(name: str, number: int, port: int, variables: Mapping[str, str], stop_s: float) -> ServiceSpec:
+    instance, url = f"{name}-{number}", f"http://{HOST}:{port}"
+    env = {**variables, "GATEWAY_COMPONENT": name, "INSTANCE_ID": f"{gethostname()}-{instance}"}
+    program = Program((sys.executable, "-P", "-m", f"kdcube.{name}"), env)
+
+    async def missing(_: int) -> str | None:
+        return await http_missing(url)
+
+    return ServiceSpec(name, instance, url, program, missing, grace_s=stop_s + _KILL_MARGIN_S)
+
+
+async def _valkey_missing(port: int, _: int) -> str | None:
+    return None if await asyncio.to_thread(answers, port) else "it does not answer"
+
+
+async def _check_valkey(url: str) -> None:
+    async with open_connection(url, name="kdcube-up") as connection:
+        await check_server(connection)
+
+
+def _other_first_port(first: int) -> int:
+    return first + 1000 if first < 60_000 else 8010
