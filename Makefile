@@ -1,0 +1,64 @@
+# Everything that a target needs is set up on its first run: `make up` is enough on a new machine.
+PYTHON ?= python3
+ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
+
+UV := .tools/bin/uv
+READY := .venv/.ready
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help up check format test test-engine bench clean redis-server
+.DEFAULT_GOAL := help
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+up: $(READY) ## set up and start (ARGS="--detach --bundle PATH"); Ctrl-C or `.venv/bin/kdcube down` stops
+	@.venv/bin/kdcube up $(ARGS)
+
+check: $(READY) ## lint, format, types, import law
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/basedpyright
+	.venv/bin/lint-imports
+
+format: $(READY) ## format the code
+	.venv/bin/ruff check --fix-only
+	.venv/bin/ruff format
+
+test: $(READY) redis-server ## every test that needs no container engine (PYTEST_ARGS="-k name tests/unit")
+	.venv/bin/pytest $(PYTEST_ARGS)
+
+test-engine: $(READY) ## tests on a container engine
+	@if ls tests/engine/test_*.py >/dev/null 2>&1; then .venv/bin/pytest tests/engine; \
+	else echo "test-engine: there are no tests on a container engine yet"; fi
+
+bench: $(READY) ## figures of this system
+	.venv/bin/python -m bench
+
+clean: ## remove what was set up (not the data in .kdcube)
+	rm -rf .venv .tools
+
+$(READY): requirements/dev.txt pyproject.toml $(UV)
+	@$(UV) venv --quiet --allow-existing --python "$(PYTHON)" .venv
+	@echo "installing locked dependencies into .venv"
+	@$(UV) pip sync --quiet --require-hashes requirements/dev.txt
+	@$(UV) pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(UV): requirements/bootstrap.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "kdcube needs Python 3.11 or later: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "this Python makes no virtual environments: apt-get install python3-venv" >&2; exit 1; }
+	@echo "installing uv into .tools"
+	@$(PYTHON) -m venv .tools
+	@.tools/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@touch $@
+
+# The oldest server that is supported; tests run against it beside the embedded Valkey.
+redis-server:
+	@command -v redis-server >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends redis-server >/dev/null; } || \
+	  { echo "the tests need redis-server: sudo apt-get install redis-server" >&2; exit 1; }

@@ -1,0 +1,37 @@
+"""``python -m bench``: runs every bench beside this file against an embedded Valkey of its own.
+
+Figures for people; they pass or fail nothing. Each bench is also a program by itself, with the server's URL as argument.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from kdcube.local import process
+from kdcube.local.ports import free_port
+from kdcube.local.valkey import STOP_SIGNAL, answers, valkey_program
+
+
+def main() -> int:
+    benches = [file for file in sorted(Path(__file__).parent.glob("*.py")) if not file.name.startswith("_")]
+    with tempfile.TemporaryDirectory() as folder:
+        port = free_port()
+        server = process.start(valkey_program(Path(folder), port))
+        try:
+            while not answers(port):
+                time.sleep(0.02)
+            codes = []
+            for bench in benches:
+                print(f"== {bench.name}", flush=True)
+                codes.append(subprocess.run([sys.executable, bench, f"redis://127.0.0.1:{port}/0"]).returncode)
+        finally:
+            process.stop(server, STOP_SIGNAL, grace_s=10)
+    return max(codes, default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
