@@ -1,0 +1,193 @@
+"""All streams of one ingress process: opened for requests, ticked together, dismissed at a drain."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from types import TracebackType
+from typing import Self
+
+from starlette.requests import Request
+
+from kdcube.ingress.caller import Caller
+from kdcube.ingress.errors import NotFound, Unavailable
+from kdcube.ingress.streams.feed import FeedHub
+from kdcube.ingress.streams.hub import LogHub
+from kdcube.ingress.streams.opening import open_at
+from kdcube.ingress.streams.positions import Positions
+from kdcube.ingress.streams.projection import sse
+from kdcube.ingress.streams.response import EventStream, Source
+from kdcube.ingress.streams.settings import Clock, StreamSettings
+from kdcube.ingress.streams.sources import Channels, EpochSource, FeedReader, LogReader, QueuePositions, StoredTurns
+from kdcube.ingress.streams.tasks import Tasks
+from kdcube.ingress.streams.turn_stream import TurnStream, turn_place
+from kdcube.ingress.streams.user_stream import UserStream
+from kdcube.protocol.ids import check_client_id, new_id
+from kdcube.redis.keys import Keys
+
+_FULL_RETRY_S = 5.0
+
+
+class Streams:
+    """The streams of one process. An async context manager; leaving it shuts down."""
+
+    def __init__(
+        self,
+        *,
+        logs: LogReader,
+        feeds: FeedReader,
+        queue: QueuePositions,
+        subscriber: Channels,
+        epoch_watch: EpochSource,
+        turns: StoredTurns,
+        keys: Keys,
+        settings: StreamSettings | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._settings = settings = settings or StreamSettings()
+        self._clock = clock = clock or Clock()
+        self._feeds = feeds
+        self._turns = turns
+        self._keys = keys
+        self._tasks = Tasks()
+        self._hub = LogHub(logs, subscriber, turns, keys, settings, clock, self._tasks)
+        self._feed_hub = FeedHub(feeds, subscriber, keys, settings, clock, self._tasks)
+        self._positions = Positions(self._hub, queue, epoch_watch, settings, clock, self._tasks)
+        self._projection = sse.KDCubeSse()
+        self._open: set[EventStream] = set()
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+        self._draining = False
+        self._ticker: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._ticker = asyncio.create_task(self._tick_for_ever(), name="streams-tick")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.shutdown()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.wait({self._ticker})
+        await self._tasks.cancel()
+
+    @property
+    def count(self) -> int:
+        """Open streams."""
+        return len(self._open)
+
+    # --- requests
+
+    async def user_stream(self, request: Request, caller: Caller) -> EventStream:
+        """The response to ``GET /sse/stream``: query ``stream_id``, ``conversation_id``, ``cursor``.
+
+        Raises InvalidInput for a malformed or foreign cursor, Unavailable when full or draining, and what the stores
+        raise.
+        """
+        self._admit()
+        query = request.query_params
+        stream_id = check_client_id("stream_id", query.get("stream_id") or new_id())
+        conversation_id = query.get("conversation_id") or None
+        opening = await open_at(self._feeds, self._turns, caller, _cursor(request), conversation_id)
+        return self._respond(
+            UserStream(
+                self._hub,
+                self._feed_hub,
+                caller,
+                stream_id,
+                opening,
+                conversation_id=conversation_id,
+                keys=self._keys,
+                projection=self._projection,
+                settings=self._settings,
+                clock=self._clock,
+            )
+        )
+
+    async def turn_stream(self, request: Request, caller: Caller, turn_id: str) -> EventStream:
+        """The response to ``GET /turns/{id}/stream``, by internal or client id: query ``cursor`` or ``offset``.
+
+        Raises NotFound when the turn is not the caller's, and what ``user_stream`` raises.
+        """
+        self._admit()
+        turn = await self._turns.find(caller.user_id, turn_id)
+        if turn is None and caller.anonymous_user_id is not None:
+            turn = await self._turns.find(caller.anonymous_user_id, turn_id)
+        if turn is None:
+            raise NotFound("There is no such turn.")
+        place = turn_place(turn.turn_id, _cursor(request), request.query_params.get("offset"))
+        return self._respond(
+            TurnStream(
+                self._hub,
+                turn.turn_id,
+                place,
+                projection=self._projection,
+                settings=self._settings,
+                clock=self._clock,
+            )
+        )
+
+    def _admit(self) -> None:
+        if self._draining:
+            raise Unavailable("This process is being replaced; connect again.", retry_after_s=1.0, error="draining")
+        if len(self._open) >= self._settings.max_streams:
+            raise Unavailable(
+                "This process has as many streams as it may.", retry_after_s=_FULL_RETRY_S, error="too_many_streams"
+            )
+
+    def _respond(self, source: Source) -> EventStream:
+        return EventStream(source, self, self._settings, self._clock)
+
+    # --- open responses
+
+    def opened(self, response: EventStream) -> None:
+        self._open.add(response)
+        self._none_open.clear()
+        if self._draining:  # it was being opened when the drain began
+            response.dismiss(self._farewell())
+
+    def closed(self, response: EventStream) -> None:
+        self._open.discard(response)
+        if not self._open:
+            self._none_open.set()
+
+    async def shutdown(self) -> None:
+        """Tells every client to come back elsewhere, at moments that spread, and closes. No stream opens any more."""
+        self._draining = True
+        for response in tuple(self._open):
+            response.dismiss(self._farewell())
+        try:
+            async with asyncio.timeout(self._settings.drain_s):
+                await self._none_open.wait()
+        except TimeoutError:
+            for response in tuple(self._open):
+                response.cut()
+            await self._none_open.wait()
+
+    def _farewell(self) -> bytes:
+        settings = self._settings
+        retry_ms = random.randint(settings.reconnect_min_ms, settings.reconnect_max_ms)  # noqa: S311 (jitter)
+        return sse.event("server_shutdown", {"reason": "draining", "retry_ms": retry_ms}, retry_ms=retry_ms)
+
+    # --- time
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.tick_s)
+            self.tick()
+
+    def tick(self) -> None:
+        """Looks at everything that takes a time."""
+        now = self._clock.monotonic()
+        self._hub.tick()
+        self._feed_hub.tick()
+        self._positions.tick()
+        for response in tuple(self._open):
+            response.tick(now)
+
+
+def _cursor(request: Request) -> str | None:
+    """The header beats the query (rule 19); an empty one is none."""
+    return request.headers.get("last-event-id") or request.query_params.get("cursor") or None

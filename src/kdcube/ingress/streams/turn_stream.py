@@ -1,0 +1,87 @@
+"""``GET /turns/{id}/stream``: one turn, from any offset to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kdcube.ingress.streams.hub import LogHub
+from kdcube.ingress.streams.projection import Projection
+from kdcube.ingress.streams.settings import Clock, StreamSettings
+from kdcube.ingress.streams.track import ANY_LIFE, Place, Track
+from kdcube.protocol.cursors import parse_turn_cursor
+from kdcube.protocol.errors import InvalidInput
+
+_OFFSET_MAX_DIGITS = 15
+
+
+def turn_place(turn_id: str, cursor: str | None, offset: str | None) -> Place:
+    """Where a client stands, by its cursor or else by a bare offset. Raises InvalidInput."""
+    if cursor is not None:
+        given = parse_turn_cursor(cursor)
+        if given.turn_id != turn_id:
+            raise InvalidInput("cursor", "the cursor belongs to another turn")
+        return Place(given.epoch, given.position.incarnation, given.position.offset)
+    if offset is not None:
+        if not (offset.isascii() and offset.isdigit() and len(offset) <= _OFFSET_MAX_DIGITS):
+            raise InvalidInput("offset", "offset must be a number of events")
+        return Place(0, ANY_LIFE, int(offset))
+    return Place()
+
+
+class TurnStream:
+    """The source of one turn's events. Each carries the cursor behind it as its id."""
+
+    def __init__(
+        self,
+        hub: LogHub,
+        turn_id: str,
+        place: Place,
+        *,
+        projection: Projection,
+        settings: StreamSettings,
+        clock: Clock,
+    ) -> None:
+        self._hub = hub
+        self._turn_id = turn_id
+        self._place = place
+        self._projection = projection
+        self._settings = settings
+        self._clock = clock
+        self._track: Track | None = None
+        self._wake: Callable[[], None] = lambda: None
+
+    @property
+    def ended(self) -> bool:
+        return self._track is not None and self._track.ended
+
+    def open(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._track = Track(
+            self._hub,
+            self._turn_id,
+            self._place,
+            projection=self._projection,
+            ids=_ids,
+            notify=self._notify,
+            settings=self._settings,
+            clock=self._clock,
+        )
+
+    def ready(self) -> bytes | None:
+        return self._track.ready() if self._track else b""
+
+    async def fetch(self) -> bytes:
+        return await self._track.fetch() if self._track else b""
+
+    def close(self) -> None:
+        if self._track is not None:
+            self._track.close()
+
+    def _notify(self, _: Track) -> None:
+        self._wake()
+
+
+def _ids(track: Track) -> bytes:
+    if track.prefix is None:
+        track.prefix = b"id: t1.%d.%b.%d." % (track.epoch, track.turn_id.encode(), track.incarnation)
+    return track.prefix
