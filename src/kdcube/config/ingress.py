@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from kdcube.config.environment import Environment
 from kdcube.config.service import ServiceSettings
 from kdcube.protocol.errors import ConfigurationError
+
+Network: TypeAlias = IPv4Network | IPv6Network
 
 SESSION_SECRET_MIN_CHARS = 32
 
@@ -82,6 +85,8 @@ class IngressSettings:
     session_secret: SecretStr
     """Signs anonymous sessions; the same on all replicas."""
     cors: Cors
+    trusted_proxies: tuple[Network, ...]
+    """Whose X-Forwarded-For is believed."""
     keepalive_s: float
     """Between the comments that keep an idle stream open."""
     stop_timeout_s: float
@@ -94,9 +99,20 @@ class IngressSettings:
             auth=AuthSettings.read(environment),
             session_secret=_session_secret(environment),
             cors=environment.document("CORS_CONFIG", Cors) or Cors(),
+            trusted_proxies=_trusted_proxies(environment),
             keepalive_s=environment.seconds("KDCUBE_KEEPALIVE_SEC", 15.0, minimum=0.1, maximum=300),
             stop_timeout_s=environment.seconds("INGRESS_CONTAINER_STOP_TIMEOUT_SEC", 30.0, minimum=1, maximum=3_600),
         )
+
+
+def _trusted_proxies(environment: Environment) -> tuple[Network, ...]:
+    given = environment.text("KDCUBE_TRUSTED_PROXIES", "")
+    try:
+        return tuple(ip_network(part.strip()) for part in given.split(",") if part.strip())
+    except ValueError:
+        raise ConfigurationError(
+            "KDCUBE_TRUSTED_PROXIES", f"is {given!r}; give networks separated by commas, such as 10.0.0.0/16"
+        ) from None
 
 
 def _session_secret(environment: Environment) -> SecretStr:

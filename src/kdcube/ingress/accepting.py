@@ -1,0 +1,223 @@
+"""Accepting a turn: Valkey admits, PostgreSQL commits, then the client hears of it (rules 1 to 5)."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from kdcube.ingress.cancelling import Cancelling
+from kdcube.ingress.errors import Conflict, NotFound, RateLimited, RequestError, Unavailable
+from kdcube.postgres.database import RowRejected
+from kdcube.postgres.records import Admission as Record
+from kdcube.postgres.records import Admitted as Committed
+from kdcube.postgres.records import ConversationRefused, Existing, Inserted
+from kdcube.postgres.turns import Turns
+from kdcube.protocol.errors import EpochMismatch, InvalidInput, StoreUnavailable
+from kdcube.protocol.turns import ReceiptState, TurnEnvelope, TurnState, decode_envelope
+from kdcube.redis.admission import Admission, Admitted, Delivered, Duplicate, Rejected
+from kdcube.redis.epoch import EpochWatch
+from kdcube.redis.queue import Queue
+from kdcube.telemetry.failpoints import hit
+
+_WAITING = frozenset({TurnState.QUEUED, TurnState.STEERING})
+
+_LIMITED: Mapping[str, str] = {
+    "rate_limit_burst": "Too many messages at once.",
+    "rate_limit_hourly": "Too many messages within an hour.",
+}
+_UNAVAILABLE: Mapping[str, str] = {
+    "no_capacity": "No worker is there to run the turn.",
+    "memory": "The system's memory is used up.",
+    "queue_full": "Too many turns are waiting.",
+    "backpressure": "The system is at its capacity.",
+}
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """An accepted turn. ``receipt`` is that of a steer. ``position`` 1 is next, 0 does not wait."""
+
+    turn_id: str
+    client_turn_id: str
+    conversation_id: str
+    position: int = 0
+    eta_s: float | None = None
+    receipt: ReceiptState | None = None
+    duplicate: bool = False
+
+
+class Accepting:
+    """Accepts turns. An async context manager: what it has begun it finishes, whether or not the client waits."""
+
+    def __init__(
+        self, admission: Admission, queue: Queue, turns: Turns, epochs: EpochWatch, cancelling: Cancelling
+    ) -> None:
+        self._admission = admission
+        self._queue = queue
+        self._turns = turns
+        self._epochs = epochs
+        self._cancelling = cancelling
+        self._under_way: set[asyncio.Task[Acceptance]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+
+    async def accept(self, envelope: TurnEnvelope) -> Acceptance:
+        """Returns when the turn is committed. Cancelling the caller does not cancel what has begun.
+
+        Raises Conflict, NotFound, RateLimited, Unavailable (``outcome_unknown``: the turn may run), EpochMismatch.
+        """
+        task = asyncio.create_task(self._accept(envelope))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _accept(self, envelope: TurnEnvelope) -> Acceptance:
+        epoch, nonce = self._epochs.current, secrets.token_hex(8)
+        try:
+            outcome = await self._admission.admit(envelope, epoch=epoch, nonce=nonce)
+            await hit("ingress.accept.admitted")
+        except EpochMismatch:
+            self._epochs.suspect()
+            raise
+        except StoreUnavailable as error:
+            raise _outcome_unknown(error) from error
+        match outcome:
+            case Rejected():
+                raise _rejection(outcome)
+            case Duplicate():
+                return await self._repeat(envelope, outcome, epoch)
+            case Admitted():
+                record = Record(envelope, outcome.order, outcome.accepted_ms, interrupts=outcome.interrupts)
+            case Delivered():
+                record = Record(envelope, outcome.order, outcome.accepted_ms, steer_of=outcome.steers)
+        try:
+            committed = await self._commit(record)
+        except RowRejected as error:
+            await self._withdraw(envelope, epoch, nonce)
+            raise InvalidInput("message", "the message holds what cannot be stored") from error
+        match committed:
+            case Inserted(state):
+                return await self._inserted(envelope, outcome, state)
+            case ConversationRefused():
+                await self._withdraw(envelope, epoch, nonce)
+                raise _no_conversation()
+            case Existing():
+                same = committed.content_hash == envelope.content_hash
+                if not same or committed.state not in _WAITING:
+                    # Does nothing to an admission that a worker has claimed: then the row is that worker's.
+                    await self._withdraw(envelope, epoch, nonce)
+                if not same:
+                    raise _other_content()
+                return await self._attached(envelope, committed.state)
+
+    async def _inserted(self, envelope: TurnEnvelope, outcome: Admitted | Delivered, state: TurnState) -> Acceptance:
+        ids = (envelope.turn_id, envelope.client_turn_id, envelope.conversation_id)
+        if isinstance(outcome, Admitted):
+            if outcome.interrupts:
+                await self._cancelling.interrupted(outcome.interrupts, envelope.user_id)
+            return Acceptance(*ids, position=outcome.position, eta_s=outcome.eta_s)
+        if state is TurnState.CANCELLED:  # the turn that it steers was cancelled in the meantime
+            await self._cancelling.interrupted(envelope.turn_id, envelope.user_id)
+            return Acceptance(*ids, receipt=ReceiptState.CANCELLED)
+        return Acceptance(*ids, receipt=ReceiptState.ACCEPTED)
+
+    async def _repeat(self, envelope: TurnEnvelope, found: Duplicate, epoch: int) -> Acceptance:
+        """The same message was admitted before; whoever did that may not have lived to commit it."""
+        if found.envelope is None:
+            return await self._attached(envelope, found.state)
+        original = decode_envelope(found.envelope)
+        committed = await self._commit(Record(original, found.order, found.accepted_ms, steer_of=found.steers))
+        if isinstance(committed, ConversationRefused):
+            raise _no_conversation()
+        position, eta_s = await self._position(original.turn_id, epoch)
+        return Acceptance(
+            original.turn_id,
+            original.client_turn_id,
+            original.conversation_id,
+            position=position,
+            eta_s=eta_s,
+            receipt=ReceiptState.ACCEPTED if found.steers else None,
+            duplicate=True,
+        )
+
+    async def _attached(self, envelope: TurnEnvelope, state: TurnState) -> Acceptance:
+        """The turn that PostgreSQL has under this id."""
+        turn = await self._turns.get(envelope.turn_id, envelope.user_id)
+        if turn is None:  # handed over with its conversation when its anonymous owner signed in
+            raise NotFound("The turn under this key is another user's now.", error="turn_handed_over")
+        return Acceptance(
+            turn.turn_id,
+            turn.client_turn_id,
+            turn.conversation_id,
+            receipt=ReceiptState.APPLIED if state is TurnState.APPLIED else None,
+            duplicate=True,
+        )
+
+    async def _commit(self, record: Record) -> Committed:
+        try:
+            committed = await self._turns.admit(record)
+            await hit("ingress.accept.committed")
+        except StoreUnavailable as error:
+            raise _outcome_unknown(error) from error
+        return committed
+
+    async def _withdraw(self, envelope: TurnEnvelope, epoch: int, nonce: str) -> None:
+        """Failures are only logged: START refuses what PostgreSQL has refused."""
+        try:
+            await self._admission.withdraw(envelope, epoch=epoch, nonce=nonce)
+        except (EpochMismatch, StoreUnavailable) as error:
+            logger.warning("admission.not_withdrawn", turn_id=envelope.turn_id, reason=str(error))
+
+    async def _position(self, turn_id: str, epoch: int) -> tuple[int, float | None]:
+        try:
+            (place,) = await self._queue.positions([turn_id], epoch=epoch)
+        except (EpochMismatch, StoreUnavailable):
+            return 0, None  # the turn is safe, its place is a courtesy
+        return place.position, place.eta_s
+
+
+def _rejection(rejected: Rejected) -> RequestError:
+    reason = rejected.reason
+    if reason in _LIMITED:
+        return RateLimited(_LIMITED[reason], retry_after_s=rejected.retry_after_s, error=reason)
+    if reason in _UNAVAILABLE:
+        return Unavailable(_UNAVAILABLE[reason], retry_after_s=rejected.retry_after_s, error=reason)
+    if reason == "conversation_not_found":
+        return _no_conversation()
+    if reason == "conversation_busy":
+        busy = Conflict("The conversation is busy with another turn.", error=reason)
+        busy.retry_after_s = rejected.retry_after_s
+        return busy
+    return _other_content()
+
+
+def _no_conversation() -> NotFound:
+    return NotFound("There is no such conversation.", error="conversation_not_found", field="message.conversation_id")
+
+
+def _other_content() -> Conflict:
+    return Conflict("Another message was sent under the same key.", error="idempotency_conflict")
+
+
+def _outcome_unknown(error: StoreUnavailable) -> Unavailable:
+    logger.warning("accept.outcome_unknown", reason=str(error))
+    return Unavailable(
+        "Whether the message was accepted is not known: send it again with the same key (Idempotency-Key or turn_id).",
+        error="outcome_unknown",
+    )

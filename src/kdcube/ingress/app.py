@@ -1,0 +1,197 @@
+"""The ingress application: its parts, opened in order, and its routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from starlette.exceptions import HTTPException
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from kdcube.config.gateway import GatewayConfig
+from kdcube.config.ingress import AuthProvider, AuthSettings, IngressSettings
+from kdcube.ingress.accepting import Accepting
+from kdcube.ingress.cancelling import Cancelling
+from kdcube.ingress.edge import Edge, allows_origin, with_cors
+from kdcube.ingress.identity.addresses import Addresses, Buckets
+from kdcube.ingress.identity.authenticator import Authenticator, NobodyKnown
+from kdcube.ingress.identity.callers import Callers
+from kdcube.ingress.identity.sessions import Sessions
+from kdcube.ingress.identity.simple import TokenFile
+from kdcube.ingress.messages import Composer
+from kdcube.ingress.routes.chat import ChatRoutes
+from kdcube.ingress.routes.conversations import ConversationRoutes
+from kdcube.ingress.routes.profile import ProfileRoutes
+from kdcube.ingress.routes.service import Check, ServiceRoutes
+from kdcube.ingress.streams import Streams, StreamSettings
+from kdcube.postgres.conversations import Conversations
+from kdcube.postgres.database import Database, open_database
+from kdcube.postgres.turns import Turns
+from kdcube.protocol.turns import UserType
+from kdcube.redis.admission import Admission, AdmissionLimits, ClassLimits
+from kdcube.redis.connection import Connection, open_connection
+from kdcube.redis.epoch import EpochWatch, WorkingState
+from kdcube.redis.eventlog import EventLogs
+from kdcube.redis.feed import Feeds
+from kdcube.redis.keys import Keys
+from kdcube.redis.queue import Queue
+from kdcube.redis.server import check_server
+from kdcube.redis.subscriber import open_subscriber
+
+
+class Ingress:
+    """The running application, itself ASGI."""
+
+    def __init__(self, app: ASGIApp, service: ServiceRoutes, streams: Streams) -> None:
+        self._app = app
+        self._service = service
+        self._streams = streams
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    async def drain(self) -> None:
+        """Asks load balancers to send no more and clients of streams to come back elsewhere. Requests are served on."""
+        self._service.draining = True
+        await self._streams.shutdown()
+
+
+@asynccontextmanager
+async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
+    """Connects to the stores and builds the application. Raises ConfigurationError, StoreUnavailable."""
+    service, gateway = settings.service, settings.service.gateway
+    name, pools = service.instance_id, gateway.pools.ingress
+    scope = (gateway.tenant, gateway.project)
+    keys = Keys(*scope)
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        connection = await enter(open_connection(service.redis_url, name=name))
+        await check_server(connection)
+        await WorkingState(connection, keys).check_format()
+        subscriber = await enter(open_subscriber(service.redis_url, name=f"{name}-channels"))
+        database = await enter(
+            open_database(
+                service.database_url, min_size=pools.pg_pool_min_size, max_size=pools.pg_pool_max_size, name=name
+            )
+        )
+        epochs = await enter(EpochWatch(connection, subscriber, keys).watching())
+        turns = await enter(Turns(database, *scope))
+        conversations = Conversations(database, *scope)
+        limits = admission_limits(gateway)
+        queue = Queue(connection, keys, running_per_user=limits.running_per_user)
+        feeds = Feeds(connection, keys)
+        cancelling = Cancelling(turns, conversations, queue, epochs)
+        accepting = await enter(Accepting(Admission(connection, keys, limits), queue, turns, epochs, cancelling))
+        composer = Composer(gateway, service.bundles)
+        streams = await enter(
+            Streams(
+                settings=StreamSettings(
+                    max_streams=gateway.limits.ingress.max_sse_connections_per_instance,
+                    keepalive_s=settings.keepalive_s,
+                ),
+                logs=EventLogs(connection, keys),
+                feeds=feeds,
+                queue=queue,
+                subscriber=subscriber,
+                epoch_watch=epochs,
+                turns=turns,
+                keys=keys,
+            )
+        )
+        callers = Callers(
+            settings.auth,
+            _authenticator(settings.auth),
+            Sessions(settings.session_secret.get_secret_value(), *scope),
+            addresses=Addresses(settings.trusted_proxies),
+            buckets=Buckets(),
+            allows_origin=allows_origin(settings.cors),
+        )
+        own_limits = gateway.limits.ingress
+        about = ServiceRoutes(
+            instance=name, config_checksum=gateway.checksum, checks=_checks(connection, database, epochs)
+        )
+        router = _router(
+            ChatRoutes(
+                callers,
+                composer,
+                accepting,
+                cancelling,
+                streams,
+                turns,
+                conversations,
+                max_body_bytes=own_limits.max_body_bytes,
+            ),
+            ConversationRoutes(callers, conversations, turns, composer, accepting, cancelling, feeds, own_limits),
+            ProfileRoutes(callers, conversations, gateway, service.bundles),
+            about,
+        )
+        yield Ingress(with_cors(Edge(router), settings.cors), about, streams)
+
+
+def admission_limits(gateway: GatewayConfig) -> AdmissionLimits:
+    """What the admission script enforces. Pressure is that of proc's capacity; rates are those of ingress."""
+    pressure, rates = gateway.backpressure.ingress, gateway.rate_limits.ingress
+    of_class = {user_type: rates.of(user_type) for user_type in UserType}
+    return AdmissionLimits(
+        classes={
+            user_type: ClassLimits(rate.burst, rate.burst_window, rate.hourly, pressure.threshold(user_type))
+            for user_type, rate in of_class.items()
+        },
+        hard_limit_threshold=pressure.hard_limit_threshold,
+        capacity_buffer=pressure.capacity_buffer,
+        queue_depth_multiplier=pressure.queue_depth_multiplier,
+        max_queue_size=gateway.limits.proc.max_queue_size,
+        running_per_user=gateway.limits.proc.max_running_turns_per_user,
+    )
+
+
+def _authenticator(auth: AuthSettings) -> Authenticator:
+    if auth.provider is AuthProvider.SIMPLE and auth.idp_db_path is not None:
+        return TokenFile(auth.idp_db_path)
+    return NobodyKnown()
+
+
+def _checks(connection: Connection, database: Database, epochs: EpochWatch) -> dict[str, Check]:
+    async def valkey() -> None:
+        await connection.call("PING")
+
+    async def epoch() -> None:
+        _ = epochs.current
+
+    return {"valkey": valkey, "postgres": database.ping, "epoch": epoch}
+
+
+def _router(
+    chat: ChatRoutes, conversations: ConversationRoutes, profile: ProfileRoutes, service: ServiceRoutes
+) -> Router:
+    one = "/conversations/{conversation_id}"
+    turn = one + "/turns/{turn_id}"
+    return Router(
+        [
+            Route("/sse/chat", chat.send, methods=["POST"]),
+            Route("/sse/stream", chat.user_stream),
+            Route("/turns/{turn_id}/stream", chat.turn_stream),
+            Route("/sse/cancel", chat.cancel, methods=["POST"]),
+            Route("/sse/conv_status.get", chat.conversation_status, methods=["POST"]),
+            Route("/profile", profile.profile),
+            Route("/bundles", profile.bundles),
+            Route("/conversations", conversations.list),
+            Route(one, conversations.fetch),
+            Route(one, conversations.patch, methods=["PATCH"]),
+            Route(one, conversations.delete, methods=["DELETE"]),
+            Route(one + "/restore", conversations.restore, methods=["POST"]),
+            Route(one + "/export", conversations.export),
+            Route(turn + "/feedback", conversations.feedback, methods=["PUT"]),
+            Route(turn + "/retry", conversations.retry, methods=["POST"]),
+            Route("/health", service.health),
+            Route("/ready", service.ready),
+            Route("/openapi.json", service.openapi),
+        ],
+        redirect_slashes=False,
+        default=_no_route,
+    )
+
+
+async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
+    raise HTTPException(404)

@@ -1,0 +1,104 @@
+"""What surrounds every request: its id, the headers of every response, errors in one shape, CORS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import structlog
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+from starlette.routing import Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
+
+from kdcube.config.ingress import Cors
+from kdcube.ingress.errors import UNEXPECTED, problem
+from kdcube.ingress.exchange import Exchange, begin_exchange
+from kdcube.telemetry.logging import bound
+
+PREFIX = "/chatbot/api"
+"""Under which proxies and load balancers route to ingress; it answers without it as well."""
+
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+class Edge:
+    """The ASGI application around ``router``."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        exchange = begin_exchange(scope)
+        scope["app"] = self  # makes the router raise what it refuses, instead of answering by itself
+        if scope["path"].startswith(PREFIX + "/"):
+            scope["root_path"] = PREFIX
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message = {**message, "headers": _all_headers(message["headers"], exchange)}
+            await send(message)
+
+        with bound(request_id=exchange.request_id):
+            try:
+                await self._router(scope, receive, send_with_headers)
+            except ClientDisconnect:
+                logger.info("http.client_gone", path=scope["path"])
+            except Exception as error:
+                told = problem(error)
+                if told is None or started:
+                    logger.exception("http.failed", method=scope["method"], path=scope["path"])
+                elif told.status >= 500:
+                    logger.warning("http.refused", path=scope["path"], error=told.error, reason=str(error))
+                if started:
+                    raise  # the server cuts the connection: the client must not take the rest for complete
+                await (told or UNEXPECTED).response(exchange.request_id)(scope, receive, send_with_headers)
+
+
+def _all_headers(given: Iterable[tuple[bytes, bytes]], exchange: Exchange) -> list[tuple[bytes, bytes]]:
+    headers = [*given, *_HEADERS, (b"x-request-id", exchange.request_id.encode())]
+    if not any(name == b"cache-control" for name, _ in headers):
+        headers.append((b"cache-control", b"no-store"))
+    if exchange.set_cookie is not None:
+        headers.append((b"set-cookie", exchange.set_cookie.encode()))
+    return headers
+
+
+def with_cors(app: ASGIApp, cors: Cors) -> ASGIApp:
+    """``app`` for the pages of the allowed origins; without any, for none but its own."""
+    if not cors.allow_origins and cors.allow_origin_regex is None:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=cors.allow_origins,
+        allow_origin_regex=cors.allow_origin_regex,
+        allow_credentials=cors.allow_credentials,
+        allow_methods=cors.allow_methods,
+        allow_headers=cors.allow_headers,
+        expose_headers=(*cors.expose_headers, "X-Request-ID", "Retry-After"),
+        max_age=cors.max_age,
+    )
+
+
+def allows_origin(cors: Cors) -> Callable[[str], bool]:
+    """Whether a page of an origin may send requests that carry the user's cookies."""
+    judge = CORSMiddleware(
+        _nothing, allow_origins=cors.allow_origins, allow_origin_regex=cors.allow_origin_regex
+    ).is_allowed_origin
+    return lambda origin: cors.allow_credentials and judge(origin)
+
+
+async def _nothing(scope: Scope, receive: Receive, send: Send) -> None:
+    """The application of a middleware that only judges."""

@@ -1,0 +1,45 @@
+"""What a token proves. Each identity provider is one Authenticator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from kdcube.protocol.turns import UserType
+
+_PRIVILEGED = frozenset({"kdcube:role:super-admin", "kdcube:role:admin"})
+_PAID = "kdcube:role:paid"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A user as the identity provider knows them."""
+
+    user_id: str
+    username: str | None = None
+    email: str | None = None
+    roles: tuple[str, ...] = ()
+
+
+class Authenticator(Protocol):
+    """Tells whose a token is."""
+
+    async def authenticate(self, token: str) -> Identity | None:
+        """None for a token that proves nothing. Raises StoreUnavailable when that cannot be told now."""
+        ...
+
+
+class NobodyKnown:
+    """The Authenticator of an installation without an identity provider: no token is valid."""
+
+    async def authenticate(self, token: str) -> Identity | None:
+        return None
+
+
+def user_type_of(roles: Iterable[str]) -> UserType:
+    """The class of a signed-in user."""
+    held = set(roles)
+    if held & _PRIVILEGED:
+        return UserType.PRIVILEGED
+    return UserType.PAID if _PAID in held else UserType.REGISTERED

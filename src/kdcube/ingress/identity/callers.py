@@ -1,0 +1,164 @@
+"""From a request to its Caller: tokens, sessions, cookies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from starlette.requests import Request
+
+from kdcube.config.ingress import AuthSettings
+from kdcube.ingress.caller import Caller
+from kdcube.ingress.errors import Forbidden, RateLimited, Unauthorised
+from kdcube.ingress.exchange import exchange_of
+from kdcube.ingress.identity.addresses import Addresses, Buckets
+from kdcube.ingress.identity.authenticator import Authenticator, Identity, user_type_of
+from kdcube.ingress.identity.sessions import ANONYMOUS_MAX_AGE_S, AnonymousSession, Sessions
+from kdcube.protocol.turns import UserType
+
+SESSION_COOKIE = "kdcube_session"
+SESSION_HEADER = "User-Session-ID"
+SESSION_QUERY = "user_session_id"
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class _Token(NamedTuple):
+    value: str
+    from_cookie: bool
+
+
+class Callers:
+    """Tells who calls. ``allows_origin`` is what CORS says of another site's page."""
+
+    def __init__(
+        self,
+        auth: AuthSettings,
+        authenticator: Authenticator,
+        sessions: Sessions,
+        *,
+        addresses: Addresses,
+        buckets: Buckets,
+        allows_origin: Callable[[str], bool],
+    ) -> None:
+        self._auth = auth
+        self._authenticator = authenticator
+        self._sessions = sessions
+        self._addresses = addresses
+        self._buckets = buckets
+        self._allows_origin = allows_origin
+
+    async def identify(
+        self, request: Request, *, opens: bool = False, replaces: bool = False, query_tokens: bool = False
+    ) -> Caller:
+        """The caller. A token goes before a session; one that is not valid is refused, never taken for anonymous.
+
+        ``opens``: a caller without credentials becomes a new anonymous user, whose cookie goes with the response.
+        ``replaces``: so does one whose anonymous session has expired. ``query_tokens``: tokens may be in the query,
+        for an EventSource. Raises Unauthorised, Forbidden, RateLimited.
+        """
+        token = self._token(request, query_tokens)
+        cookie = self._cookie_session(request)
+        if token is not None:
+            if token.from_cookie:
+                self._refuse_cross_site(request)
+            identity = await self._authenticator.authenticate(token.value)
+            if identity is None:
+                raise Unauthorised("The token is not valid, or not any more.", error="invalid_token")
+            return self._signed_in(request, identity, cookie)
+        if not self._auth.anonymous:
+            raise Unauthorised("Sign in: this service does not serve anonymous users.")
+        return self._anonymous(request, cookie, opens=opens, replaces=replaces)
+
+    def _signed_in(self, request: Request, identity: Identity, cookie: AnonymousSession | None) -> Caller:
+        presented = _presented(request)
+        if presented is not None and not self._sessions.belongs(presented, identity.user_id):
+            raise Forbidden("User-Session-ID must belong to the caller.", error="foreign_session", field=SESSION_QUERY)
+        return Caller(
+            user_id=identity.user_id,
+            user_type=user_type_of(identity.roles),
+            roles=identity.roles,
+            session_id=presented or self._sessions.of_user(identity.user_id),
+            username=identity.username,
+            email=identity.email,
+            anonymous_user_id=cookie.user_id if cookie else None,
+        )
+
+    def _anonymous(self, request: Request, cookie: AnonymousSession | None, *, opens: bool, replaces: bool) -> Caller:
+        session = cookie
+        presented = _presented(request)
+        if presented is not None:
+            session = self._sessions.anonymous(presented)
+            if session is None and not replaces:
+                raise Unauthorised("The session is not valid, or not any more: ask /profile for one.")
+            if session and cookie and session.user_id != cookie.user_id:
+                raise Forbidden(
+                    "User-Session-ID must belong to the caller.", error="foreign_session", field=SESSION_QUERY
+                )
+            session = session or cookie
+        elif cookie is not None:
+            self._refuse_cross_site(request)
+        if session is None:
+            if not opens:
+                raise Unauthorised("Sign in, or ask /profile for a session.")
+            session = self._open(request)
+        elif replaces and self._sessions.due(session):
+            session = self._sessions.renewed(session)
+            _set_cookie(request, session)
+        elif replaces and cookie is None:
+            _set_cookie(request, session)
+        return Caller(session.user_id, UserType.ANONYMOUS, (), session.session_id)
+
+    def _open(self, request: Request) -> AnonymousSession:
+        wait_s = self._buckets.take(self._addresses.of(request))
+        if wait_s:
+            raise RateLimited(
+                "Too many anonymous sessions were opened from this address.",
+                retry_after_s=wait_s,
+                error="rate_limit_sessions",
+            )
+        session = self._sessions.open_anonymous()
+        _set_cookie(request, session)
+        return session
+
+    def _token(self, request: Request, query: bool) -> _Token | None:
+        """The first that is there: Authorization, id-token header, query, cookies."""
+        scheme, _, value = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return _Token(value.strip(), False)
+        header = request.headers.get(self._auth.id_token_header)
+        if header:
+            return _Token(header, False)
+        if query:
+            for name in ("bearer_token", "id_token"):
+                if value := request.query_params.get(name):
+                    return _Token(value, False)
+        for name in (self._auth.token_cookie, self._auth.id_token_cookie):
+            if value := request.cookies.get(name):
+                return _Token(value, True)
+        return None
+
+    def _cookie_session(self, request: Request) -> AnonymousSession | None:
+        value = request.cookies.get(SESSION_COOKIE)
+        return self._sessions.anonymous(value) if value else None
+
+    def _refuse_cross_site(self, request: Request) -> None:
+        """A cookie comes along without the user's will: another site's page must not change anything by it."""
+        if request.method in _SAFE_METHODS or request.headers.get("sec-fetch-site") != "cross-site":
+            return
+        if not self._allows_origin(request.headers.get("origin", "")):
+            raise Forbidden("Another site's page may not act for the user.", error="cross_site")
+
+
+def _presented(request: Request) -> str | None:
+    """The session id that the client names, apart from the cookie."""
+    return request.headers.get(SESSION_HEADER) or request.query_params.get(SESSION_QUERY) or None
+
+
+def _set_cookie(request: Request, session: AnonymousSession) -> None:
+    # Whoever lies about https only keeps the cookie from himself.
+    https = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
+    exchange_of(request).set_cookie = (
+        f"{SESSION_COOKIE}={session.session_id}; Path=/; Max-Age={ANONYMOUS_MAX_AGE_S}; HttpOnly; SameSite=Lax"
+        + ("; Secure" if https else "")
+    )

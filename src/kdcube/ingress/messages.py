@@ -1,0 +1,170 @@
+"""From a client's message to the envelope of a turn. Pure: nothing is asked of a store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from kdcube.config.bundles import BundleEntry, BundleRegistry
+from kdcube.config.gateway import GatewayConfig, Limits
+from kdcube.ingress.caller import Caller
+from kdcube.ingress.errors import Forbidden
+from kdcube.postgres.records import StoredTurn
+from kdcube.protocol.errors import InvalidInput
+from kdcube.protocol.ids import check_client_id, conversation_id_for, turn_id_for
+from kdcube.protocol.turns import Policy, TurnEnvelope, UserType, content_hash
+
+ROOT = "root"
+"""``parent_turn_id`` of an edit of a conversation's first turn."""
+
+_RANK: Mapping[UserType, int] = {
+    UserType.ANONYMOUS: 0,
+    UserType.EXTERNAL: 1,
+    UserType.REGISTERED: 1,
+    UserType.PAID: 2,
+    UserType.PRIVILEGED: 3,
+}
+
+
+class Message(msgspec.Struct, kw_only=True):
+    """What a client sends. ``message`` is another name of ``text``; members that are not known are ignored."""
+
+    text: str | None = None
+    message: str | None = None
+    turn_id: str | None = None
+    conversation_id: str | None = None
+    bundle_id: str | None = None
+    payload: dict[str, Any] | None = None
+    policy: Policy | None = None
+    parent_turn_id: str | None = None
+
+
+class Send(msgspec.Struct):
+    """The body of ``POST /sse/chat``."""
+
+    message: Message
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a new branch begins: under ``parent_turn_id``, or beside the first turn when that is None."""
+
+    parent_turn_id: str | None
+
+
+class Composer:
+    """Makes envelopes for one tenant and project."""
+
+    def __init__(self, gateway: GatewayConfig, bundles: BundleRegistry) -> None:
+        self._tenant = gateway.tenant
+        self._project = gateway.project
+        self._limits: Limits = gateway.limits.ingress
+        self._bundles = bundles
+
+    def compose(
+        self, message: Message, caller: Caller, *, key: str | None, request_id: str, origin: Origin | None = None
+    ) -> TurnEnvelope:
+        """The envelope of ``message``. ``key`` is the Idempotency-Key, ``origin`` what its parent_turn_id stands for.
+
+        Raises InvalidInput, which names the field, and Forbidden when the bundle is not for the caller.
+        """
+        text = message.text if message.text is not None else message.message or ""
+        payload = message.payload or {}
+        self._check_content(text, payload)
+        if message.turn_id is not None:
+            check_client_id("message.turn_id", message.turn_id)
+        if message.conversation_id is not None:
+            check_client_id("message.conversation_id", message.conversation_id)
+        bundle = self._bundle(message.bundle_id, caller)
+        if key is not None:
+            check_client_id("Idempotency-Key", key)
+        key = key if key is not None else message.turn_id
+        turn_id = turn_id_for(self._tenant, self._project, caller.user_id, key)
+        conversation_id = message.conversation_id or conversation_id_for(
+            self._tenant, self._project, caller.user_id, key
+        )
+        policy = message.policy or Policy.ENQUEUE
+        return TurnEnvelope(
+            turn_id=turn_id,
+            client_turn_id=message.turn_id or turn_id,
+            tenant=self._tenant,
+            project=self._project,
+            user_id=caller.user_id,
+            user_type=caller.user_type,
+            session_id=caller.session_id,
+            request_id=request_id,
+            conversation_id=conversation_id,
+            bundle_id=bundle.id,
+            text=text,
+            content_hash=content_hash(
+                text=text,
+                conversation_id=conversation_id,
+                bundle_id=message.bundle_id or "",
+                payload=payload,
+                policy=policy,
+                parent_turn_id=None if origin is None else origin.parent_turn_id or ROOT,
+            ),
+            roles=caller.roles,
+            payload=payload,
+            policy=policy,
+            parent_turn_id=None if origin is None else origin.parent_turn_id,
+            root=origin is not None and origin.parent_turn_id is None,
+        )
+
+    def again(
+        self, original: TurnEnvelope, turn: StoredTurn, caller: Caller, *, key: str | None, request_id: str
+    ) -> TurnEnvelope:
+        """The envelope of a retry: the same message as a sibling of ``turn``, or in its place when it never started.
+
+        Raises as ``compose`` does.
+        """
+        started = turn.attempt > 0
+        parent = turn.parent_turn_id if started else original.parent_turn_id
+        branches = started or original.root or original.parent_turn_id is not None
+        message = Message(
+            text=original.text,
+            conversation_id=original.conversation_id,
+            bundle_id=original.bundle_id,
+            payload=original.payload,
+        )
+        return self.compose(
+            message, caller, key=key, request_id=request_id, origin=Origin(parent) if branches else None
+        )
+
+    def _check_content(self, text: str, payload: dict[str, Any]) -> None:
+        if not text and not payload:
+            raise InvalidInput("message.text", "the message is empty: give text, or a payload")
+        if len(text) > self._limits.max_text_chars:
+            raise InvalidInput("message.text", f"text has more than {self._limits.max_text_chars} characters")
+        if payload:
+            try:
+                size_bytes = len(msgspec.msgpack.encode(payload))
+            except OverflowError:
+                raise InvalidInput("message.payload", "payload has an integer of more than 64 bits") from None
+            if size_bytes > self._limits.max_payload_bytes:
+                raise InvalidInput("message.payload", f"payload takes more than {self._limits.max_payload_bytes} bytes")
+
+    def _bundle(self, named: str | None, caller: Caller) -> BundleEntry:
+        bundle_id = named or self._bundles.default_bundle_id
+        if bundle_id is None:
+            raise InvalidInput("message.bundle_id", f"name a bundle: {self._known()}")
+        bundle = self._bundles.bundles.get(bundle_id)
+        if bundle is None:
+            raise InvalidInput("message.bundle_id", f"there is no such bundle; there are: {self._known()}")
+        if not may_use(caller, bundle):
+            raise Forbidden(
+                f"The bundle is for {bundle.required_user_type} users and above.",
+                error="bundle_not_allowed",
+                field="message.bundle_id",
+            )
+        return bundle
+
+    def _known(self) -> str:
+        return ", ".join(sorted(self._bundles.bundles)) or "none"
+
+
+def may_use(caller: Caller, bundle: BundleEntry) -> bool:
+    """Whether the bundle is for users of the caller's type."""
+    required = bundle.required_user_type
+    return required is None or _RANK[caller.user_type] >= _RANK[required]

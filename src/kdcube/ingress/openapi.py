@@ -1,0 +1,387 @@
+"""The OpenAPI document. Bodies are described by the very types that decode them; the rest is kept by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from kdcube.ingress.edge import PREFIX
+from kdcube.ingress.messages import Send
+from kdcube.ingress.requests import Cancel, Feedback, Patch, Status
+
+Json = dict[str, Any]
+
+_BODIES = (Send, Cancel, Status, Patch, Feedback)
+_ID: Json = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}$"}
+_TIME: Json = {"type": "string", "format": "date-time"}
+
+
+def _nullable(schema: Json) -> Json:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _object(required: Json, optional: Json | None = None) -> Json:
+    return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
+
+
+def _array(items: Json) -> Json:
+    return {"type": "array", "items": items}
+
+
+def _ref(name: str) -> Json:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+_TEXT: Json = {"type": "string"}
+_COUNT: Json = {"type": "integer", "minimum": 0}
+_USER_TYPE: Json = {"enum": ["privileged", "paid", "registered", "anonymous", "external"]}
+_STATE: Json = {
+    "enum": ["queued", "running", "completed", "failed", "cancelled", "interrupted", "steering", "applied"],
+}
+_OBJECTS = _array({"type": "object"})
+
+_SCHEMAS: Json = {
+    "Error": _object(
+        {"error": _TEXT, "message": _TEXT, "request_id": _TEXT},
+        {"field": _TEXT, "retry_after_s": {"type": "integer", "minimum": 1}},
+    ),
+    "Accepted": _object(
+        {
+            "status": {"const": "processing_started"},
+            "task_id": _TEXT,
+            "turn_id": _TEXT,
+            "conversation_id": _TEXT,
+            "session_id": _TEXT,
+            "user_type": _USER_TYPE,
+            "position": _COUNT,
+        },
+        {
+            "eta_s": {"type": "number", "minimum": 0},
+            "receipt": _object(
+                {"id": _TEXT, "state": {"enum": ["accepted", "seen", "applied", "bounced", "cancelled"]}}
+            ),
+            "duplicate": {"const": True},
+        },
+    ),
+    "Cancelled": _object({"status": {"enum": ["cancelling", "already_ended"]}}),
+    "ConversationStatus": _object(
+        {
+            "conversation_id": _TEXT,
+            "state": {"enum": ["idle", "queued", "in_progress"]},
+            "current_turn_id": _nullable(_TEXT),
+            "current_task_id": _nullable(_TEXT),
+            "updated_at": _TIME,
+        }
+    ),
+    "Bundle": _object(
+        {
+            "id": _TEXT,
+            "name": _TEXT,
+            "description": _nullable(_TEXT),
+            "default": {"type": "boolean"},
+            "required_user_type": _nullable(_USER_TYPE),
+        }
+    ),
+    "Bundles": _object({"items": _array(_ref("Bundle")), "default_bundle_id": _nullable(_TEXT)}),
+    "Profile": _object(
+        {
+            "user_type": _USER_TYPE,
+            "user_id": _TEXT,
+            "username": _nullable(_TEXT),
+            "email": _nullable(_TEXT),
+            "roles": _array(_TEXT),
+            "session_id": _TEXT,
+            "limits": {"type": "object", "additionalProperties": {"type": "integer"}},
+            "bundles": _array(_ref("Bundle")),
+            "default_bundle_id": _nullable(_TEXT),
+        },
+        {"conversations_taken_over": _COUNT},
+    ),
+    "ConversationItem": _object(
+        {
+            "conversation_id": _TEXT,
+            "title": _TEXT,
+            "started_at": _TIME,
+            "last_activity_at": _TIME,
+            "pinned": {"type": "boolean"},
+        }
+    ),
+    "Conversations": _object({"items": _array(_ref("ConversationItem")), "next": _nullable(_TEXT)}),
+    "FeedbackGiven": _object({"reaction": _nullable(_TEXT), "text": _nullable(_TEXT)}),
+    "FeedbackStored": _object({"task_id": _TEXT, "feedback": _ref("FeedbackGiven")}),
+    "Turn": _object(
+        {
+            "task_id": _TEXT,
+            "turn_id": _TEXT,
+            "state": _STATE,
+            "attempt": _COUNT,
+            "parent_turn_id": _nullable(_TEXT),
+            "bundle": _object({"id": _TEXT, "version": _nullable(_TEXT)}),
+            "message": _TEXT,
+            "answer": _TEXT,
+            "text": {"type": "object", "additionalProperties": _TEXT},
+            "steps": _OBJECTS,
+            "citations": _array({}),
+            "followups": _array({}),
+            "artifacts": _array({}),
+            "usage": _OBJECTS,
+            "error": _nullable({"type": "object"}),
+            "accepted_at": _TIME,
+            "started_at": _nullable(_TIME),
+            "ended_at": _nullable(_TIME),
+            "feedback": _nullable(_ref("FeedbackGiven")),
+        },
+        {
+            "siblings": _array(_TEXT),
+            "steers": _array(_object({"task_id": _TEXT, "turn_id": _TEXT, "message": _TEXT})),
+        },
+    ),
+    "Conversation": {
+        "allOf": [
+            _ref("ConversationItem"),
+            _object(
+                {
+                    "head_turn_id": _nullable(_TEXT),
+                    "turns": _array(_ref("Turn")),
+                    "pending": _array(_ref("Turn")),
+                    "unstarted": _array(_ref("Turn")),
+                }
+            ),
+        ]
+    },
+    "Deleted": _object({"status": {"const": "deleted"}, "conversation_id": _TEXT}),
+    "Health": _object(
+        {"status": {"const": "alive"}, "service": _TEXT, "instance": _TEXT, "version": _TEXT, "config_checksum": _TEXT}
+    ),
+    "Ready": _object(
+        {"status": {"const": "ready"}, "checks": {"type": "object", "additionalProperties": _TEXT}, "service": _TEXT}
+    ),
+    "NotReady": {
+        "allOf": [
+            _ref("Error"),
+            _object({"status": {"enum": ["not_ready", "draining"]}, "failing": _array(_TEXT)}),
+        ]
+    },
+}
+
+_MEANINGS = {
+    400: "The request is not valid; `field` names what",
+    401: "Sign in, or ask `/profile` for a session",
+    403: "Not for this caller",
+    404: "There is no such thing, or it is not the caller's",
+    409: "The request contradicts what is there",
+    413: "The body is too large",
+    429: "Too many requests",
+    503: "Not now: wait for `retry_after_s`",
+}
+
+
+def _content(schema: Json, media: str = "application/json") -> Json:
+    return {media: {"schema": schema}}
+
+
+def _operation(
+    summary: str,
+    answer: Json,
+    *,
+    errors: tuple[int, ...],
+    status: int = 200,
+    body: Json | None = None,
+    parameters: tuple[Json, ...] = (),
+    public: bool = False,
+) -> Json:
+    operation: Json = {
+        "summary": summary,
+        "parameters": list(parameters),
+        "responses": {
+            str(status): {"description": "Done", "content": answer},
+            **{str(code): _error(code) for code in sorted({*errors, 503})},
+        },
+    }
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": body}
+    if public:
+        operation["security"] = []
+    return operation
+
+
+def _error(code: int) -> Json:
+    answer: Json = {"description": _MEANINGS[code], "content": _content(_ref("Error"))}
+    if code in (429, 503):
+        answer["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds"}}
+    return answer
+
+
+def _parameter(place: str, name: str, schema: Json, description: str) -> Json:
+    return {
+        "name": name,
+        "in": place,
+        "required": place == "path",
+        "schema": schema,
+        "description": description,
+    }
+
+
+_CONVERSATION = _parameter("path", "conversation_id", _TEXT, "The conversation")
+_TURN = _parameter("path", "turn_id", _TEXT, "The turn: the internal id or the client's")
+_KEY = _parameter("header", "Idempotency-Key", _ID, "A repeat under the same key attaches to the same turn")
+_CURSOR = _parameter("query", "cursor", _TEXT, "Where to go on; the header Last-Event-ID goes first")
+_STREAM_QUERY = tuple(
+    _parameter("query", name, _TEXT, description)
+    for name, description in (
+        ("user_session_id", "The session, as `/profile` told it"),
+        ("bearer_token", "For clients that can set no header"),
+        ("id_token", "For clients that can set no header"),
+    )
+)
+_EVENTS = _content(_TEXT, "text/event-stream")
+_OWNED = (401, 403, 404)
+
+
+def _paths() -> Json:
+    def body(type_: type) -> Json:
+        return _content(_ref(type_.__name__))
+
+    form = {"type": "object", "properties": {"message": _TEXT}, "required": ["message"]}
+    opened = (400, 401, 403, 429)
+    return {
+        "/sse/chat": {
+            "post": _operation(
+                "Send a message",
+                _content(_ref("Accepted")),
+                status=202,
+                body={**body(Send), "multipart/form-data": {"schema": form}},
+                parameters=(_KEY,),
+                errors=(*opened, 404, 409, 413),
+            )
+        },
+        "/sse/cancel": {
+            "post": _operation(
+                "Cancel a turn or all of a conversation",
+                _content(_ref("Cancelled")),
+                body=body(Cancel),
+                errors=(400, 413, *_OWNED),
+            )
+        },
+        "/sse/conv_status.get": {
+            "post": _operation(
+                "How a conversation stands",
+                _content(_ref("ConversationStatus")),
+                body=body(Status),
+                errors=(400, 413, *_OWNED),
+            )
+        },
+        "/sse/stream": {
+            "get": _operation(
+                "The caller's events",
+                _EVENTS,
+                parameters=(_parameter("query", "stream_id", _TEXT, "Names the stream"), *_STREAM_QUERY, _CURSOR),
+                errors=opened,
+            )
+        },
+        "/turns/{turn_id}/stream": {
+            "get": _operation(
+                "One turn's events",
+                _EVENTS,
+                parameters=(
+                    _TURN,
+                    *_STREAM_QUERY,
+                    _CURSOR,
+                    _parameter("query", "offset", _TEXT, "Instead of a cursor: how many events to leave out"),
+                ),
+                errors=(400, *_OWNED),
+            )
+        },
+        "/profile": {"get": _operation("Who the caller is", _content(_ref("Profile")), errors=(401, 403, 429))},
+        "/bundles": {"get": _operation("What there is", _content(_ref("Bundles")), errors=(), public=True)},
+        "/conversations": {
+            "get": _operation(
+                "The caller's conversations, newest activity first",
+                _content(_ref("Conversations")),
+                parameters=(
+                    _parameter("query", "cursor", _TEXT, "`next` of the page before"),
+                    _parameter("query", "limit", {"type": "integer", "minimum": 1, "maximum": 100}, "Items"),
+                    _parameter("query", "q", {"type": "string", "maxLength": 200}, "Looked for in titles and texts"),
+                ),
+                errors=(400, 401, 403),
+            )
+        },
+        "/conversations/{conversation_id}": {
+            "parameters": [_CONVERSATION],
+            "get": _operation("A conversation and its active branch", _content(_ref("Conversation")), errors=_OWNED),
+            "patch": _operation(
+                "Rename, pin, show another branch",
+                _content(_ref("ConversationItem")),
+                body=body(Patch),
+                errors=(400, 413, *_OWNED),
+            ),
+            "delete": _operation("Delete; cancels what runs", _content(_ref("Deleted")), errors=_OWNED),
+        },
+        "/conversations/{conversation_id}/restore": {
+            "parameters": [_CONVERSATION],
+            "post": _operation("Take a deletion back", _content(_ref("ConversationItem")), errors=_OWNED),
+        },
+        "/conversations/{conversation_id}/export": {
+            "parameters": [_CONVERSATION],
+            "get": _operation(
+                "All turns, as a download",
+                {**_content({"type": "object"}), "text/markdown": {"schema": _TEXT}},
+                parameters=(_parameter("query", "format", {"enum": ["json", "md"], "default": "json"}, "Format"),),
+                errors=(400, *_OWNED),
+            ),
+        },
+        "/conversations/{conversation_id}/turns/{turn_id}/feedback": {
+            "parameters": [_CONVERSATION, _TURN],
+            "put": _operation(
+                "Say what the answer was worth",
+                _content(_ref("FeedbackStored")),
+                body=body(Feedback),
+                errors=(400, 413, *_OWNED),
+            ),
+        },
+        "/conversations/{conversation_id}/turns/{turn_id}/retry": {
+            "parameters": [_CONVERSATION, _TURN],
+            "post": _operation(
+                "The same message again, beside the turn",
+                _content(_ref("Accepted")),
+                status=202,
+                parameters=(_KEY,),
+                errors=(400, 409, 429, *_OWNED),
+            ),
+        },
+        "/health": {"get": _operation("Whether the process lives", _content(_ref("Health")), errors=(), public=True)},
+        "/ready": {
+            "get": {
+                **_operation("Whether it can be sent requests", _content(_ref("Ready")), errors=(), public=True),
+                "responses": {
+                    "200": {"description": "Ready", "content": _content(_ref("Ready"))},
+                    "503": {"description": "Not ready", "content": _content(_ref("NotReady"))},
+                },
+            }
+        },
+    }
+
+
+def openapi_document(version: str) -> Json:
+    """OpenAPI 3.1. Every path is served under PREFIX as well."""
+    _, schemas = msgspec.json.schema_components(_BODIES, ref_template="#/components/schemas/{name}")
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "KDCube ingress",
+            "version": version,
+            "description": "Messages in, events out. Errors have one shape, whatever the route.",
+        },
+        "servers": [{"url": "/"}, {"url": PREFIX}],
+        "security": [{"bearer": []}, {"session": []}, {"cookie": []}],
+        "paths": _paths(),
+        "components": {
+            "schemas": {**_SCHEMAS, **schemas},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "session": {"type": "apiKey", "in": "header", "name": "User-Session-ID"},
+                "cookie": {"type": "apiKey", "in": "cookie", "name": "kdcube_session"},
+            },
+        },
+    }

@@ -1,0 +1,47 @@
+"""What requests carry, apart from a message: bodies, and ids in the path."""
+
+from __future__ import annotations
+
+import msgspec
+from starlette.requests import Request
+
+from kdcube.ingress.errors import NotFound
+from kdcube.protocol.errors import InvalidInput
+from kdcube.protocol.ids import check_client_id
+
+
+class Cancel(msgspec.Struct):
+    """``POST /sse/cancel``: one of the two."""
+
+    turn_id: str | None = None
+    conversation_id: str | None = None
+
+
+class Status(msgspec.Struct):
+    """``POST /sse/conv_status.get``. ``stream_id`` is what existing clients send along."""
+
+    conversation_id: str
+    stream_id: str | None = None
+
+
+class Patch(msgspec.Struct):
+    """``PATCH /conversations/{id}``: what is to change. ``head_turn_id`` shows the branch through a turn."""
+
+    title: str | None = None
+    pinned: bool | None = None
+    head_turn_id: str | None = None
+
+
+class Feedback(msgspec.Struct):
+    """``PUT …/feedback``. Both null: no feedback."""
+
+    reaction: str | None = None
+    text: str | None = None
+
+
+def path_id(request: Request, name: str) -> str:
+    """The id that the path has at ``name``. Raises NotFound for what cannot be an id: it names nothing."""
+    try:
+        return check_client_id(name, request.path_params[name])
+    except InvalidInput:
+        raise NotFound from None

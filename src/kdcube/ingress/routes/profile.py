@@ -1,0 +1,88 @@
+"""Who the caller is and what they may do; which bundles there are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from structlog.typing import FilteringBoundLogger
+
+from kdcube.config.bundles import BundleRegistry
+from kdcube.config.gateway import GatewayConfig
+from kdcube.ingress.caller import Caller
+from kdcube.ingress.identity.callers import Callers
+from kdcube.ingress.messages import may_use
+from kdcube.ingress.routes.answers import json_response
+from kdcube.postgres.conversations import Conversations
+from kdcube.protocol.errors import StoreUnavailable
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+class ProfileRoutes:
+    """``/profile`` and ``/bundles``."""
+
+    def __init__(
+        self, callers: Callers, conversations: Conversations, gateway: GatewayConfig, bundles: BundleRegistry
+    ) -> None:
+        self._callers = callers
+        self._conversations = conversations
+        self._rates = gateway.rate_limits.ingress
+        self._limits = gateway.limits.ingress
+        self._bundles = bundles
+
+    async def profile(self, request: Request) -> Response:
+        caller = await self._callers.identify(request, opens=True, replaces=True)
+        moved = await self._take_over(caller)
+        rate = self._rates.of(caller.user_type)
+        body: dict[str, Any] = {
+            "user_type": caller.user_type,
+            "user_id": caller.user_id,
+            "username": caller.username,
+            "email": caller.email,
+            "roles": caller.roles,
+            "session_id": caller.session_id,
+            "limits": {
+                "burst": rate.burst,
+                "burst_window_s": rate.burst_window,
+                "hourly": rate.hourly,
+                "max_text_chars": self._limits.max_text_chars,
+                "max_payload_bytes": self._limits.max_payload_bytes,
+                "max_body_bytes": self._limits.max_body_bytes,
+            },
+            "bundles": [self._bundle(id_) for id_, entry in self._bundles.bundles.items() if may_use(caller, entry)],
+            "default_bundle_id": self._bundles.default_bundle_id,
+        }
+        if moved is not None:
+            body["conversations_taken_over"] = moved
+        return json_response(body)
+
+    async def bundles(self, request: Request) -> Response:
+        return json_response(
+            {
+                "items": [self._bundle(id_) for id_ in self._bundles.bundles],
+                "default_bundle_id": self._bundles.default_bundle_id,
+            }
+        )
+
+    def _bundle(self, bundle_id: str) -> dict[str, Any]:
+        entry = self._bundles.bundles[bundle_id]
+        return {
+            "id": entry.id,
+            "name": entry.name or entry.id,
+            "description": entry.description,
+            "default": entry.id == self._bundles.default_bundle_id,
+            "required_user_type": entry.required_user_type,
+        }
+
+    async def _take_over(self, caller: Caller) -> int | None:
+        """At sign-in the idle conversations of the anonymous identity become the user's: both are proven (rule 28)."""
+        if caller.anonymous_user_id is None:
+            return None
+        try:
+            return len(await self._conversations.reown(caller.anonymous_user_id, caller.user_id))
+        except StoreUnavailable as error:
+            logger.warning("profile.not_taken_over", reason=str(error))
+            return 0  # the next /profile does it

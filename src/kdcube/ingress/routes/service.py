@@ -1,0 +1,74 @@
+"""Whether this process lives, whether it should be sent requests, and what it offers."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kdcube.ingress.exchange import request_id_of
+from kdcube.ingress.openapi import openapi_document
+from kdcube.ingress.routes.answers import json_response
+from kdcube.protocol.errors import KDCubeError
+
+CHECK_TIMEOUT_S = 2.0
+
+Check = Callable[[], Awaitable[object]]
+"""Raises KDCubeError when its dependency fails."""
+
+
+class ServiceRoutes:
+    """``/health``, ``/ready`` and ``/openapi.json``."""
+
+    def __init__(self, *, instance: str, config_checksum: str, checks: Mapping[str, Check]) -> None:
+        self._about = {
+            "service": "ingress",
+            "instance": instance,
+            "version": importlib.metadata.version("kdcube"),
+            "config_checksum": config_checksum,
+        }
+        self._checks = checks
+        self._document = msgspec.json.encode(openapi_document(self._about["version"]))
+        self.draining = False
+
+    async def health(self, request: Request) -> Response:
+        return json_response({"status": "alive", **self._about})
+
+    async def ready(self, request: Request) -> Response:
+        results = await asyncio.gather(*(_outcome(check) for check in self._checks.values()))
+        checks = dict(zip(self._checks, results, strict=True))
+        failing = [name for name, outcome in checks.items() if outcome != "ok"]
+        if not failing and not self.draining:
+            return json_response({"status": "ready", "checks": checks, **self._about})
+        body: dict[str, Any] = {
+            "status": "draining" if self.draining else "not_ready",
+            "error": "draining" if self.draining else "not_ready",
+            "message": "This process is being stopped." if self.draining else f"Failing: {', '.join(failing)}.",
+            "failing": failing,
+            "checks": checks,
+            "retry_after_s": 1,
+            "request_id": request_id_of(request),
+            **self._about,
+        }
+        answer = json_response(body, 503)
+        answer.headers["Retry-After"] = "1"
+        return answer
+
+    async def openapi(self, request: Request) -> Response:
+        return Response(self._document, media_type="application/json")
+
+
+async def _outcome(check: Check) -> str:
+    try:
+        async with asyncio.timeout(CHECK_TIMEOUT_S):
+            await check()
+    except TimeoutError:
+        return f"no answer within {CHECK_TIMEOUT_S:g} s"
+    except KDCubeError as error:
+        return type(error).__name__ if not str(error) else str(error)
+    return "ok"
