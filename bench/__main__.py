@@ -1,6 +1,6 @@
 """``python -m bench``: runs every bench beside this file against an embedded Valkey of its own.
 
-Figures for people; they pass or fail nothing. Each bench is also a program by itself, with the server's URL as argument.
+Figures for people; they pass or fail nothing. Each bench is a program by itself too, with the server's URL as argument.
 """
 
 from __future__ import annotations
