@@ -21,7 +21,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -30,16 +30,21 @@ from kdcube.sdk import Bundle, BundleError, Message, OperationContext, Turn
 bundle = Bundle("echo@1.0.0")
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=10_000_000)]
+Milliseconds = Annotated[float, msgspec.Meta(ge=0, le=3_600_000)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=3_600)]
+
+
 class Orders(msgspec.Struct, forbid_unknown_fields=True):
     """What ``payload.echo`` may hold."""
 
-    deltas: int | None = None
-    delay_ms: float = 0
-    text_bytes: int | None = None
+    deltas: Count | None = None
+    delay_ms: Milliseconds = 0
+    text_bytes: Count | None = None
     fail: bool | str = False
-    crash_after: int | None = None
-    block_s: float = 0
-    hold_gil_s: float = 0
+    crash_after: Count | None = None
+    block_s: Seconds = 0
+    hold_gil_s: Seconds = 0
 
 
 @bundle.on_message

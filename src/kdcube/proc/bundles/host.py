@@ -419,7 +419,10 @@ class BundleHost:
             self._channel.close()
         self._lose()
         log = _log.bind(bundle=self.entry.id, version=self.version, pid=self.pid, code=code)
-        log.info("host_left") if self.retiring else log.error("host_lost", reason=self._doom)
+        if self.retiring or self._doom == "killed":
+            log.info("host_left")
+        else:
+            log.error("host_lost", reason=self._doom)
         for turn in self._turns.values():
             turn.leave()
         self._turns.clear()
