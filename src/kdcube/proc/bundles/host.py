@@ -167,7 +167,7 @@ class BundleHost:
         self._process = process
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
-        self._channel: wire.Channel[wire.FromHost]
+        self._channel = wire.Channel(wire.from_host_decoder, self._receive, self._wire_lost)
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._turns: dict[int, RunningTurn] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
@@ -194,9 +194,7 @@ class BundleHost:
             raise BundleLoadError(entry.id, f"the process does not start: {error}") from error
         host = cls(entry, version, process, limits, clock, on_change)
         try:
-            _, host._channel = await host._loop.create_unix_connection(
-                lambda: wire.Channel(wire.from_host_decoder, host._receive, host._wire_lost), sock=process.wire
-            )
+            await host._loop.create_unix_connection(lambda: host._channel, sock=process.wire)
             host._channel.send(wire.Load(entry.path, entry.module))
             async with asyncio.timeout(limits.load_timeout_s):
                 await asyncio.shield(host._loaded)

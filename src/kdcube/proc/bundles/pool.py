@@ -292,6 +292,7 @@ class HostPool:
             served.hosts.remove(host)
             if not host.retiring:
                 served.crashes = 1 if host.turns_ended else served.crashes + 1
+        if len(served.taking) < served.wanted:
             served.wake.set()
         if host.gone:
             self._all.discard(host)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
@@ -77,7 +78,12 @@ class HostProcess:
         ours.setblocking(False)
         os.set_blocking(beat_fd, False)
         host = cls(process, ours, beat_fd, home)
-        await host._capture(bundle_id, clock)
+        try:
+            await host._capture(bundle_id, clock)
+        except BaseException:
+            host.kill()
+            await host.reap()
+            raise
         return host
 
     async def _capture(self, bundle_id: str, clock: Callable[[], float]) -> None:
@@ -127,12 +133,16 @@ class HostProcess:
     async def reap(self) -> None:
         """Waits for the exit, for the last of the output, and removes the home."""
         await self.exited
-        ends = [asyncio.ensure_future(output.ended.wait()) for _, output in self._outputs]
-        _, pending = await asyncio.wait(ends, timeout=_OUTPUT_LINGER_S)
-        for end in pending:  # a program that left the group may hold the pipes open for ever
-            end.cancel()
+        self.wire.close()
+        with suppress(TimeoutError):  # a program that left the group may hold the pipes open for ever
+            async with asyncio.timeout(_OUTPUT_LINGER_S):
+                for _, output in self._outputs:
+                    await output.ended.wait()
         for transport, _ in self._outputs:
             transport.close()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
         await asyncio.to_thread(shutil.rmtree, self._home, ignore_errors=True)
 
 
