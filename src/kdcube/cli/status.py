@@ -8,12 +8,11 @@ from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Table
 
+from kdcube.cli.output import table
 from kdcube.cli.settings import local_settings
 from kdcube.local.home import Home
-from kdcube.local.status import Status, read_status
+from kdcube.local.status import BundleStatus, ServiceStatus, Status, read_status
 
 
 def status(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
@@ -34,17 +33,18 @@ def status(*, json: Annotated[bool, Parameter(negative="")] = False) -> None:
 
 
 def _show(found: Status) -> None:
-    services = Table("service", "instance", "process", "address", "ready", "version", box=None, pad_edge=False)
-    for service in found.services:
-        ready = "yes" if service.ready else "no" if service.live else "does not answer"
-        services.add_row(service.name, service.instance, str(service.pid), service.url, ready, service.version or "")
-    bundles = Table("bundle", "version", "processes", box=None, pad_edge=False)
-    for bundle in found.bundles:
-        name = f"{bundle.id} (default)" if bundle.default else bundle.id
-        bundles.add_row(name, bundle.version or "", ", ".join(map(str, bundle.host_pids)))
-    console = Console(soft_wrap=True)
-    console.print(f"{found.url}\n{found.home}\n", highlight=False)
-    console.print(services)
+    print(f"{found.url}\n{found.home}\n", flush=True)
+    table(("service", "instance", "process", "address", "ready", "version"), map(_service_row, found.services))
     if found.bundles:
-        console.print()
-        console.print(bundles)
+        print(flush=True)
+        table(("bundle", "version", "processes"), map(_bundle_row, found.bundles))
+
+
+def _service_row(service: ServiceStatus) -> tuple[str, ...]:
+    ready = "yes" if service.ready else "no" if service.live else "does not answer"
+    return (service.name, service.instance, str(service.pid), service.url, ready, service.version or "")
+
+
+def _bundle_row(bundle: BundleStatus) -> tuple[str, ...]:
+    name = f"{bundle.id} (default)" if bundle.default else bundle.id
+    return (name, bundle.version or "", ", ".join(map(str, bundle.host_pids)))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
-
+from kdcube.cli.output import table
 from kdcube.local.home import Home
-from kdcube.local.state import read_state
+from kdcube.local.state import State, read_state
 
 
 def welcome(home: Home) -> None:
@@ -14,10 +12,17 @@ def welcome(home: Home) -> None:
     state = read_state(home.state_file)
     if state is None:  # stopped in this very moment
         return
-    services = Table("service", "instance", "process", "address", box=None, pad_edge=False)
-    for service in state.services:
-        services.add_row(service.name, service.instance, str(service.process.pid), service.url)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(f"KDCube is up at [bold]{state.url}[/bold]\n")
-    console.print(services)
-    console.print(f"\ndata  {home.path}\nlogs  {home.logs}  (kdcube logs -f)\n")
+    print(f"KDCube is up at {state.url}\n")
+    rows = [(service.name, service.instance, str(service.process.pid), service.url) for service in state.services]
+    table(("service", "instance", "process", "address"), rows)
+    print(f"\ndata  {home.path}\nlogs  {home.logs} (kdcube logs -f)\n\n{_trial(state)}", flush=True)
+
+
+def _trial(state: State) -> str:
+    """Lines for a shell; the last one reads the answer from another ingress process, if there is one."""
+    ingress = [service.url for service in state.services if service.name == "ingress"]
+    message = """'{"message": {"text": "Hello, is anybody there?", "turn_id": "turn_1"}}'"""
+    return f"""Try it: be somebody, say something, read the answer (again, from anywhere: -H 'Last-Event-ID: ...')
+  curl -s -c kdcube.cookies {ingress[0]}/chatbot/api/profile
+  curl -s -b kdcube.cookies {ingress[0]}/chatbot/api/sse/chat -H 'Content-Type: application/json' -d {message}
+  curl -sN -b kdcube.cookies {ingress[-1]}/chatbot/api/turns/turn_1/stream"""

@@ -1,0 +1,156 @@
+"""The whole system, started as a user starts it, for tests by HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import httpx
+import pytest
+
+from kdcube.local.ports import free_port
+from kdcube.local.process import birth_of
+from kdcube.local.state import State, read_state
+
+_READY_LIMIT_S = 60.0
+_POLL_S = 0.05
+
+USERS = {
+    "token-alice": {"sub": "alice", "username": "alice", "email": "alice@example.org", "roles": []},
+    "token-bob": {"sub": "bob", "username": "bob", "email": "bob@example.org", "roles": []},
+    "token-paid": {"sub": "paula", "username": "paula", "email": "paula@example.org", "roles": ["kdcube:role:paid"]},
+    "token-admin": {"sub": "root", "username": "root", "email": "root@example.org", "roles": ["kdcube:role:admin"]},
+}
+
+
+class Stack:
+    """``kdcube up --detach`` in a folder of its own. Sign in with ``Authorization: Bearer token-alice`` (see USERS)."""
+
+    def __init__(self, folder: Path, variables: dict[str, str]) -> None:
+        self.home = folder / "home"
+        self.port = free_port(1, 2, 3, 10, 11, 90, 91)
+        self._auth = folder / "users.json"
+        self._auth.write_text(json.dumps(USERS))
+        self._env = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "KDCUBE_HOME": str(self.home),
+            "KDCUBE_PORT": str(self.port),
+            **variables,
+        }
+
+    def kdcube(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run one command against this system."""
+        command = [sys.executable, "-m", "kdcube.cli.main", *args]
+        return subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=120)
+
+    def up(self, args: Sequence[str] = ()) -> None:
+        done = self.kdcube("up", "--detach", "--auth", str(self._auth), *args)
+        assert done.returncode == 0, f"{done.stdout}{done.stderr}{self.logs()}"
+        self._instances = self.pids.keys()
+
+    def down(self) -> None:
+        """Stop it. Nothing that it has started may stay behind."""
+        pids = [*self.pids.values(), *self.host_pids()]
+        done = self.kdcube("down")
+        assert done.returncode == 0, done.stderr
+        assert [pid for pid in pids if birth_of(pid)] == []
+
+    @property
+    def state(self) -> State:
+        state = read_state(self.home / "state.json")
+        assert state is not None, f"nothing runs\n{self.logs()}"
+        return state
+
+    @property
+    def ingress(self) -> list[str]:
+        """The base URL of each ingress process."""
+        return [service.url for service in self.state.services if service.name == "ingress"]
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """By instance: valkey, postgres, ingress-0, ingress-1, proc-0."""
+        return {service.instance: service.process.pid for service in self.state.services}
+
+    def host_pids(self, bundle_id: str | None = None) -> list[int]:
+        """The processes of a bundle, or of all."""
+        found = json.loads(self.kdcube("status", "--json").stdout)
+        return [pid for bundle in found["bundles"] if bundle_id in (None, bundle["id"]) for pid in bundle["host_pids"]]
+
+    def signal(self, instance: str, number: signal.Signals) -> int:
+        """Send a signal to the process of an instance; returns its pid."""
+        pid = self.pids[instance]
+        os.kill(pid, number)
+        return pid
+
+    def kill(self, instance: str) -> None:
+        """kill -9; wait_back() waits until the supervisor has brought it back."""
+        before = self.signal(instance, signal.SIGKILL)
+        self._wait_until(lambda: self.pids.get(instance) != before, f"{instance} is gone")
+
+    def wait_back(self) -> None:
+        """Wait until every service runs and is ready."""
+        self._wait_until(self._all_ready, "all services are ready")
+
+    def logs(self) -> str:
+        """The end of every log."""
+        return "".join(f"\n== {log.name}\n{log.read_text()[-2000:]}" for log in sorted(self.home.glob("logs/*.log")))
+
+    def _all_ready(self) -> bool:
+        if self.pids.keys() != self._instances:
+            return False
+        urls = [service.url for service in self.state.services if service.url.startswith("http://")]
+        return all(_answers(f"{url}/ready") for url in urls)
+
+    def attempts(self, what: str = "it works") -> Iterator[int]:
+        """Numbers, with a short pause between them, until the caller stops asking; fails when that takes too long."""
+        deadline = time.monotonic() + _READY_LIMIT_S
+        for attempt in count():
+            yield attempt
+            assert time.monotonic() < deadline, f"not within {_READY_LIMIT_S} s: {what}{self.logs()}"
+            time.sleep(_POLL_S)
+
+    def _wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        next(attempt for attempt in self.attempts(what) if condition())
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+StackFactory = Callable[..., Stack]
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One system for all tests that do not change it for others (they may kill services: see wait_back)."""
+    stack = Stack(tmp_path_factory.mktemp("stack"), {})
+    stack.up()
+    yield stack
+    stack.down()
+
+
+@pytest.fixture
+def new_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackFactory]:
+    """Starts a system of the test's own: ``new_stack("--slots", "2", LOG_LEVEL="debug")``."""
+    started: list[Stack] = []
+
+    def start(*args: str, **variables: str) -> Stack:
+        stack = Stack(tmp_path_factory.mktemp("stack"), variables)
+        stack.up(args)
+        started.append(stack)
+        return stack
+
+    yield start
+    for stack in started:
+        stack.down()
