@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import structlog
 
 from kdcube.postgres.records import (
+    Admission,
     Ending,
     Finished,
     HistoryTurn,
@@ -44,7 +45,7 @@ from kdcube.protocol.turns import TERMINAL, TurnState
 from kdcube.redis.epoch import EpochWatch
 from kdcube.redis.eventlog import EventLogs
 from kdcube.redis.queue import Claim, Fenced, Queue
-from kdcube.redis.steer import Steers
+from kdcube.redis.steer import Steers, TakenSteer
 from kdcube.telemetry import failpoints
 
 log = structlog.get_logger()
@@ -99,6 +100,7 @@ class Attempt:
         self._delivered = False
         """The bundle may have begun: from here on the turn is not repeated without leave."""
         self._steers_wait = False
+        self._steers: dict[str, TakenSteer] = {}
         self._running: RunningTurn | None = None
         self._writer: LogWriter | None = None
         self._stopped: asyncio.Future[Outcome | KDCubeError] = asyncio.get_running_loop().create_future()
@@ -140,7 +142,8 @@ class Attempt:
             return  # they stay in the inbox and bounce to the next turn at the latest
         if not isinstance(taken, Fenced):
             for steer in taken:
-                self._running.steer(Steer(steer.turn_id, steer.text, steer.payload))
+                self._steers[steer.envelope.turn_id] = steer
+                self._running.steer(Steer(steer.envelope.turn_id, steer.envelope.text, steer.envelope.payload))
 
     # --- the sink of the bundle host ----------------------------------------------------------------------------------
 
@@ -150,7 +153,13 @@ class Attempt:
 
     async def apply(self, steer_ids: list[str]) -> set[str]:
         """PostgreSQL first: what it commits as applied is handed to the bundle, nothing else."""
-        applied = await self._desk.turns.apply_steers(self.envelope.turn_id, self.claim_id, steer_ids)
+        turns, turn_id = self._desk.turns, self.envelope.turn_id
+        applied = await turns.apply_steers(turn_id, self.claim_id, steer_ids)
+        if missing := [self._steers[steer] for steer in steer_ids if steer not in applied and steer in self._steers]:
+            # The inbox may be ahead of the commit of the steer's own row, as a claim may be (rules 4 and 7).
+            for steer in missing:
+                await turns.admit(Admission(steer.envelope, steer.order, steer.accepted_ms, steer_of=turn_id))
+            applied |= await turns.apply_steers(turn_id, self.claim_id, [steer.envelope.turn_id for steer in missing])
         if applied:
             await failpoints.hit("proc.steer.applied")
             await self._until_done(

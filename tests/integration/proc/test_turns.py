@@ -1,0 +1,168 @@
+"""Turns through a whole proc: what is claimed runs, streams, ends once, and is stored complete."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from kdcube.protocol.turns import Policy, TurnState
+from tests.integration.proc.conftest import Client, Deployment, kinds, terminal
+
+pytestmark = pytest.mark.anyio
+
+
+async def test_a_turn_streams_and_is_stored(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc():
+        turn = await client.send("the quick brown fox")
+        lines = await client.lines(turn.turn_id)
+        assert kinds(lines)[0] == "start"
+        assert kinds(lines)[-1] == "complete"
+        assert kinds(lines).count("complete") == 1
+        assert terminal(lines)["state"] == "completed"
+        assert terminal(lines)["answer"] == "the quick brown fox"
+        row = await client.ended(turn.turn_id)
+        assert (row.state, row.answer, row.attempt) == (TurnState.COMPLETED, "the quick brown fox", 1)
+        assert row.bundle_version
+
+
+async def test_history_is_the_path_to_the_turn(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc():
+        first = await client.send("one", conversation="c1")
+        second = await client.send("two", conversation="c1")
+        assert await client.answer(first.turn_id) == "one"
+        assert await client.answer(second.turn_id) == "two"
+        row = await client.ended(second.turn_id)
+        assert row.parent_turn_id == first.turn_id
+
+
+async def test_one_running_turn_a_conversation(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc():
+        sent = [await client.send(f"m{n}", conversation="c1") for n in range(6)]
+        rows = [await client.ended(turn.turn_id) for turn in sent]
+        assert [row.answer for row in rows] == [f"m{n}" for n in range(6)]
+        for before, after in zip(rows, rows[1:], strict=False):
+            assert before.ended_ms is not None
+            assert after.started_ms is not None
+            assert before.ended_ms <= after.started_ms + 1000  # two clocks; order is what the rows' parents say
+            assert after.parent_turn_id == before.turn_id
+
+
+async def test_a_bundle_that_fails(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc():
+        turn = await client.send(echo={"deltas": 2, "fail": True})
+        row = await client.ended(turn.turn_id)
+        assert row.state is TurnState.FAILED
+        assert row.error is not None
+        assert kinds(await client.lines(turn.turn_id))[-1] == "error"
+
+
+async def test_a_host_that_crashes_interrupts_its_turns(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc():
+        turn = await client.send(echo={"deltas": 5, "crash_after": 3, "delay_ms": 1})
+        row = await client.ended(turn.turn_id)
+        assert row.state is TurnState.INTERRUPTED
+        assert row.attempt == 1
+        following = await client.send("again", conversation=turn.conversation_id)
+        assert await client.answer(following.turn_id) == "again"
+
+
+async def test_cancel_while_it_runs(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc():
+        turn = await client.send(echo={"deltas": 10_000, "delay_ms": 20})
+        await client.until(turn.turn_id, 3)
+        await client.turns.cancel(turn.turn_id, "ada", 1)
+        assert await client.queue.cancel(turn.turn_id, epoch=await client.epoch())
+        row = await client.ended(turn.turn_id)
+        assert row.state is TurnState.CANCELLED
+
+
+async def test_interrupt_runs_after_the_cancel(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc():
+        turn = await client.send(conversation="c1", echo={"deltas": 10_000, "delay_ms": 20})
+        await client.until(turn.turn_id, 3)
+        waiting = await client.send("later", conversation="c1")
+        urgent = await client.send("now", conversation="c1", policy=Policy.INTERRUPT)
+        assert (await client.ended(turn.turn_id)).state is TurnState.CANCELLED
+        assert (await client.ended(urgent.turn_id)).parent_turn_id == turn.turn_id
+        assert (await client.ended(waiting.turn_id)).parent_turn_id == urgent.turn_id
+
+
+async def test_a_steer_is_applied(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc():
+        turn = await client.send(conversation="c1", echo={"deltas": 10_000, "delay_ms": 10})
+        await client.until(turn.turn_id, 3)
+        steer = await client.send("hello there", conversation="c1", policy=Policy.STEER)
+        while "[steer: hello there]" not in (await _text_so_far(client, turn.turn_id)):
+            await client.until(turn.turn_id, (await client.logs.read(turn.turn_id)).tail + 1)
+        await client.turns.cancel(turn.turn_id, "ada", 1)
+        await client.queue.cancel(turn.turn_id, epoch=await client.epoch())
+        await client.ended(turn.turn_id)
+        row = await client.turns.get(steer.turn_id)
+        assert row is not None
+        assert row.state is TurnState.APPLIED
+        assert await _receipts(client, steer.turn_id) == ["accepted", "seen", "applied"]
+
+
+async def test_a_steer_that_comes_too_late_is_the_next_turn(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc():
+        turn = await client.send(conversation="c1", echo={"block_s": 0.5, "deltas": 1})
+        await client.until(turn.turn_id, 1)
+        steer = await client.send("and this", conversation="c1", policy=Policy.STEER)
+        await client.ended(turn.turn_id)
+        row = await client.ended(steer.turn_id)
+        assert row.state in (TurnState.COMPLETED, TurnState.APPLIED)
+
+
+async def test_drain_finishes_what_fits_and_hands_back_the_rest(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc() as proc:
+        running = await client.send("slow", echo={"deltas": 30, "delay_ms": 10})
+        await client.until(running.turn_id, 2)
+        queued = [await client.send(f"q{n}", user=f"u{n}") for n in range(8)]
+        await proc.drain()
+        assert (await client.ended(running.turn_id)).state is TurnState.COMPLETED
+    async with deployment.proc("proc-2"):
+        for turn in queued:
+            assert (await client.ended(turn.turn_id)).state is TurnState.COMPLETED
+
+
+async def test_drain_interrupts_what_does_not_finish(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc(PROC_CONTAINER_STOP_TIMEOUT_SEC="1") as proc:
+        turn = await client.send(echo={"deltas": 100_000, "delay_ms": 20})
+        await client.until(turn.turn_id, 2)
+        await proc.drain()
+        assert (await client.ended(turn.turn_id)).state is TurnState.INTERRUPTED
+
+
+async def test_turns_whose_rows_were_never_written_run(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc():
+        turn = await client.send("no row yet", commit=False)
+        row = await client.ended(turn.turn_id)
+        assert row.state is TurnState.COMPLETED
+
+
+async def test_many_turns_of_many_users(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc():
+        sent = await asyncio.gather(*(client.send(f"hello {n}", user=f"u{n % 7}") for n in range(60)))
+        answers = await asyncio.gather(*(client.answer(turn.turn_id) for turn in sent))
+        assert answers == [f"hello {n}" for n in range(60)]
+
+
+async def _text_so_far(client: Client, turn_id: str) -> str:
+    from kdcube.protocol.events import Fold
+
+    fold = Fold(turn_id)
+    while True:
+        page = await client.logs.read(turn_id, fold.offset)
+        if not page.lines:
+            return fold.text()
+        fold.add_all(page.lines)
+
+
+async def _receipts(client: Client, steer_id: str) -> list[str]:
+    page = await client.feeds.read("ada", 0)
+    return [
+        event["state"]
+        for _, event in page.events
+        if event["type"] == "steer.receipt" and event["turn_id"] == steer_id
+    ]
