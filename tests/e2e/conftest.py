@@ -153,4 +153,5 @@ def new_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackFactory
 
     yield start
     for stack in started:
-        stack.down()
+        if (stack.home / "state.json").exists():
+            stack.down()

@@ -11,6 +11,16 @@ import pytest
 
 from kdcube.local.process import birth_of
 
+OWN_BUNDLE = """
+from kdcube.sdk import Bundle, Turn
+
+bundle = Bundle("loud@1.0.0")
+
+@bundle.on_message
+async def answer(turn: Turn) -> None:
+    await turn.delta(turn.text.upper())
+"""
+
 
 def send(stack, url: str, turn_id: str, text: str = "one two three") -> None:
     """As clients do: told that the system is not ready for it (503), they send again with the same turn id."""
@@ -114,3 +124,23 @@ def test_after_kill_9_of_the_supervisor_down_ends_what_is_left(new_stack):
     assert stack.kdcube("down").returncode == 0
     assert [pid for pid in before if birth_of(pid)] == []
     stack.up(["--ingress", "1"])
+
+
+def test_own_servers_are_used_and_left_running(new_stack, valkey_server, valkey_url, postgres_server, database_url):
+    stack = new_stack("--redis-url", valkey_url, "--database-url", database_url)
+    assert list(stack.pids) == ["ingress-0", "ingress-1", "proc-0"]
+    send(stack, stack.ingress[0], "own-servers")
+    assert answer_of(stack.ingress[1], "own-servers") == "one two three"
+    stack.down()
+    assert valkey_server.running
+    assert postgres_server.running
+    assert not (stack.home / "postgres" / "data").exists()
+
+
+def test_own_bundles_are_served_beside_echo(new_stack, tmp_path):
+    (tmp_path / "bundle.py").write_text(OWN_BUNDLE)
+    stack = new_stack("--ingress", "1", "--bundle", str(tmp_path), "--slots", "2")
+    send(stack, stack.ingress[0], "own-bundle")
+    assert answer_of(stack.ingress[0], "own-bundle") == "ONE TWO THREE"
+    found = json.loads(stack.kdcube("status", "--json").stdout)
+    assert {bundle["id"]: bundle["default"] for bundle in found["bundles"]} == {"loud@1.0.0": True, "echo@1.0.0": False}

@@ -67,9 +67,9 @@ class Stack:
     async def bring_up(self, supervisor: Supervisor) -> None:
         """Start everything and wait until it is ready. Raises KDCubeError, whose message is for the user."""
         self._check_ports()
+        registry = await assemble(self.settings.bundles, self.options.bundles)
         redis_url = self._start_valkey(supervisor)
         database_url = await self._start_postgres(supervisor)
-        registry = await assemble(self.settings.bundles, self.options.bundles)
         await supervisor.ready(_READY_LIMIT_S)
         await _check_valkey(redis_url)
         await migrate(database_url)
