@@ -2,11 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from kdcube.postgres.database import Database, Fetch
 from kdcube.postgres.queries import load_queries
 from kdcube.postgres.records import Admission, Admitted, ConversationRefused, Existing, Inserted
 from kdcube.postgres.rows import columns, storable, title_of
 from kdcube.protocol.turns import TurnState, encode_envelope
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedAdmission:
+    """An admission with its row, encoded before it joins a batch: what cannot be encoded harms its own caller only."""
+
+    admission: Admission
+    row: tuple[object, ...]
+
+    @property
+    def turn_id(self) -> str:
+        return self.admission.envelope.turn_id
+
+
+def encode_admission(admission: Admission) -> EncodedAdmission:
+    """The row in the order of admit_turns. Raises UnicodeEncodeError for text with a lone surrogate."""
+    turn = admission.envelope
+    row = (
+        turn.turn_id,
+        turn.client_turn_id,
+        turn.conversation_id,
+        turn.user_id,
+        turn.user_type.value,
+        turn.session_id,
+        turn.request_id,
+        turn.bundle_id,
+        turn.content_hash,
+        encode_envelope(turn),
+        (TurnState.STEERING if admission.steer_of else TurnState.QUEUED).value,
+        admission.order,
+        admission.accepted_ms,
+        turn.parent_turn_id,
+        admission.steer_of,
+        storable(turn.text),
+        title_of(turn.text),
+    )
+    return EncodedAdmission(admission, row)
 
 
 class AdmitTurns:
@@ -17,47 +56,44 @@ class AdmitTurns:
         self._scope = scope
         self._sql = load_queries("turns")
 
-    async def commit(self, batch: list[Admission]) -> list[Admitted]:
+    async def commit(self, batch: list[EncodedAdmission]) -> list[Admitted]:
         """An outcome for each admission, in order. Of several for one turn the first is inserted, if it is new."""
-        first: dict[str, Admission] = {}
-        for admission in batch:
-            first.setdefault(admission.envelope.turn_id, admission)
+        first: dict[str, EncodedAdmission] = {}
+        for item in batch:
+            first.setdefault(item.turn_id, item)
 
         async def write(fetch: Fetch) -> dict[str, TurnState]:
             return await self._write(fetch, list(first.values()))
 
-        alone = all(admission.steer_of is None and admission.interrupts is None for admission in first.values())
+        alone = all(item.admission.steer_of is None and item.admission.interrupts is None for item in first.values())
         inserted = await (write(self._database.fetch) if alone else self._database.transact(write))
         existing = await self._existing(
             [turn_id for turn_id in first if turn_id not in inserted or len(first) < len(batch)]
         )
-        return [await self._outcome(admission, first, inserted, existing, len(batch)) for admission in batch]
+        return [await self._outcome(item, first, inserted, existing, len(batch)) for item in batch]
 
     async def _outcome(
         self,
-        admission: Admission,
-        first: dict[str, Admission],
+        item: EncodedAdmission,
+        first: dict[str, EncodedAdmission],
         inserted: dict[str, TurnState],
         existing: dict[str, Existing],
         batch_size: int,
     ) -> Admitted:
-        turn_id = admission.envelope.turn_id
-        if turn_id in inserted and first[turn_id] is admission:
-            return Inserted(inserted[turn_id])
-        if turn_id in existing:
-            return existing[turn_id]
+        if item.turn_id in inserted and first[item.turn_id] is item:
+            return Inserted(inserted[item.turn_id])
+        if item.turn_id in existing:
+            return existing[item.turn_id]
         if batch_size == 1:
             return ConversationRefused()
         # In a batch the first user to name a conversation gets it, even if it turns out to be another's.
-        return (await self.commit([admission]))[0]
+        return (await self.commit([item]))[0]
 
-    async def _write(self, fetch: Fetch, batch: list[Admission]) -> dict[str, TurnState]:
+    async def _write(self, fetch: Fetch, batch: list[EncodedAdmission]) -> dict[str, TurnState]:
         """The states of the turns that were inserted. Steers and interrupts need more than one statement."""
-        rows = await fetch(
-            self._sql["admit_turns"], *self._scope, *columns([_row(admission) for admission in batch], 17)
-        )
+        rows = await fetch(self._sql["admit_turns"], *self._scope, *columns([item.row for item in batch], 17))
         ids = {row["turn_id"] for row in rows}
-        new = [admission for admission in batch if admission.envelope.turn_id in ids]
+        new = [item.admission for item in batch if item.turn_id in ids]
         states = {
             admission.envelope.turn_id: TurnState.STEERING if admission.steer_of else TurnState.QUEUED
             for admission in new
@@ -90,27 +126,3 @@ class AdmitTurns:
             )
             for row in rows
         }
-
-
-def _row(admission: Admission) -> tuple[object, ...]:
-    """In the order of admit_turns."""
-    turn = admission.envelope
-    return (
-        turn.turn_id,
-        turn.client_turn_id,
-        turn.conversation_id,
-        turn.user_id,
-        turn.user_type.value,
-        turn.session_id,
-        turn.request_id,
-        turn.bundle_id,
-        turn.content_hash,
-        encode_envelope(turn),
-        (TurnState.STEERING if admission.steer_of else TurnState.QUEUED).value,
-        admission.order,
-        admission.accepted_ms,
-        turn.parent_turn_id,
-        admission.steer_of,
-        storable(turn.text),
-        title_of(turn.text),
-    )

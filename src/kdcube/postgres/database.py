@@ -76,7 +76,9 @@ class Database:
         for _ in range(_ATTEMPTS):
             try:
                 with translated():
-                    async with self._pool.acquire(timeout=self._acquire_timeout_s) as connection:
+                    # A deadline costs a task; with an idle connection there is nothing to wait for.
+                    timeout_s = None if self._pool.get_idle_size() else self._acquire_timeout_s
+                    async with self._pool.acquire(timeout=timeout_s) as connection:
                         return await work(connection)
             except _Contention:
                 continue
@@ -145,7 +147,10 @@ async def open_database(
 
 
 def server_settings(name: str, *, statement_timeout_s: float) -> dict[str, str]:
-    """What each connection asks of the server: an end to abandoned work, and no compiling of millisecond statements."""
+    """What each connection asks of the server: an end to abandoned work, and plans that suit short statements.
+
+    A plan made while a table is small is kept for a while; it must not scan a table that has grown since.
+    """
     milliseconds = str(int(statement_timeout_s * 1000))
     return {
         "application_name": name,
@@ -155,6 +160,7 @@ def server_settings(name: str, *, statement_timeout_s: float) -> dict[str, str]:
         "tcp_keepalives_interval": "5",
         "tcp_keepalives_count": "2",
         "jit": "off",
+        "enable_seqscan": "off",
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdcube.postgres.admitting import AdmitTurns
+from kdcube.postgres.admitting import AdmitTurns, encode_admission
 from kdcube.postgres.database import Database, Row, RowRejected
 from kdcube.postgres.queries import load_queries
 from kdcube.postgres.records import (
@@ -68,7 +68,10 @@ class StartTurns:
         if absent:
             requests = [batch[position] for position in absent]
             written = await self._admit.commit(
-                [Admission(request.envelope, request.order, request.accepted_ms) for request in requests]
+                [
+                    encode_admission(Admission(request.envelope, request.order, request.accepted_ms))
+                    for request in requests
+                ]
             )
             for position, outcome in zip(absent, written, strict=True):
                 if last or isinstance(outcome, ConversationRefused):

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from kdcube.postgres.admitting import AdmitTurns
+from kdcube.postgres.admitting import AdmitTurns, EncodedAdmission, encode_admission
 from kdcube.postgres.database import Database, Fetch
 from kdcube.postgres.finishing import EncodedEnding, FinishTurns, encode_ending
 from kdcube.postgres.groupcommit import GroupCommit
@@ -41,7 +41,7 @@ class Turns:
         self._scope = (tenant, project)
         self._sql = load_queries("turns")
         admit = AdmitTurns(database, self._scope)
-        self._admissions: GroupCommit[Admission, Admitted] = GroupCommit(admit.commit, max_batch=max_batch)
+        self._admissions: GroupCommit[EncodedAdmission, Admitted] = GroupCommit(admit.commit, max_batch=max_batch)
         self._starts: GroupCommit[StartRequest, StartOutcome] = GroupCommit(
             StartTurns(database, self._scope, admit).commit, max_batch=max_batch
         )
@@ -68,7 +68,7 @@ class Turns:
         With ``steer_of`` the row is steering, or queued (cancelled) when that turn ended (was cancelled) meanwhile.
         ``interrupts`` is cancelled in the same transaction as by ``cancel``.
         """
-        return await self._admissions.submit(admission)
+        return await self._admissions.submit(encode_admission(admission))
 
     async def start(self, request: StartRequest) -> StartOutcome:
         """queued to running under the claim, writing the row first if it is absent; grouped. Idempotent for a claim.
@@ -147,6 +147,11 @@ class Turns:
     async def find(self, user_id: str, id_: str) -> StoredTurn | None:
         """A user's turn by internal id, or else by the client's id (the latest)."""
         row = await self._database.fetch_one(self._sql["find_turn"], *self._scope, user_id, id_)
+        return None if row is None else stored_turn(row)
+
+    async def current(self, user_id: str, conversation_id: str) -> StoredTurn | None:
+        """The running turn of a user's conversation, else the queued one that is next; None when it is idle."""
+        row = await self._database.fetch_one(self._sql["current_turn"], *self._scope, conversation_id, user_id)
         return None if row is None else stored_turn(row)
 
     async def unfinished(self, after_order: int = -1, limit: int = 1000) -> list[Unfinished]:

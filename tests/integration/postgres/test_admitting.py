@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kdcube.postgres.admitting import AdmitTurns
+from kdcube.postgres.admitting import AdmitTurns, encode_admission
 from kdcube.postgres.database import RowRejected
-from kdcube.postgres.records import Admitted, ConversationRefused, Existing, Inserted
+from kdcube.postgres.records import Admission, Admitted, ConversationRefused, Existing, Inserted
 from kdcube.postgres.turns import Turns
 from kdcube.protocol.turns import TurnState
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.anyio
 
 
-def batch(world: World) -> AdmitTurns:
+async def commit(world: World, *admissions: Admission) -> list[Admitted]:
     """Commits what a test puts together, as one batch."""
-    return AdmitTurns(world.database, ("t", "p"))
+    admit = AdmitTurns(world.database, ("t", "p"))
+    return await admit.commit([encode_admission(admission) for admission in admissions])
 
 
 async def test_the_row_holds_what_was_accepted(world: World) -> None:
@@ -55,12 +56,12 @@ async def test_the_same_turn_twice_at_once_is_inserted_once(world: World) -> Non
 
 
 async def test_the_same_turn_twice_in_one_batch(world: World) -> None:
-    outcomes = await batch(world).commit([world.admission("a"), world.admission("b"), world.admission("a")])
+    outcomes = await commit(world, world.admission("a"), world.admission("b"), world.admission("a"))
     assert [type(outcome) for outcome in outcomes] == [Inserted, Inserted, Existing]
 
 
 async def test_many_turns_of_one_conversation_in_one_batch(world: World) -> None:
-    outcomes = await batch(world).commit([world.admission(f"t{n}") for n in range(10)])
+    outcomes = await commit(world, *(world.admission(f"t{n}") for n in range(10)))
     assert outcomes == [Inserted()] * 10
     conversation = await world.conversations.get("u1", "c1")
     assert conversation is not None
@@ -79,14 +80,14 @@ async def test_another_users_conversation_is_refused(world: World) -> None:
 
 async def test_a_refused_turn_in_a_batch_harms_no_other(world: World) -> None:
     await world.admit("old", "c1", "u1")
-    outcomes = await batch(world).commit(
-        [world.admission("x", "c1", "u2"), world.admission("a", "c1", "u1"), world.admission("b", "c2", "u2")]
+    outcomes = await commit(
+        world, world.admission("x", "c1", "u2"), world.admission("a", "c1", "u1"), world.admission("b", "c2", "u2")
     )
     assert outcomes == [ConversationRefused(), Inserted(), Inserted()]
 
 
 async def test_two_users_who_open_one_conversation_at_once(world: World) -> None:
-    outcomes = await batch(world).commit([world.admission("a", "new", "u1"), world.admission("b", "new", "u2")])
+    outcomes = await commit(world, world.admission("a", "new", "u1"), world.admission("b", "new", "u2"))
     assert outcomes == [Inserted(), ConversationRefused()]
 
 
@@ -113,6 +114,12 @@ async def test_a_bad_item_harms_no_other(world: World) -> None:
     assert isinstance(outcomes[1], RowRejected)
     assert [outcomes[0], *outcomes[2:]] == [Inserted()] * 3
     assert await world.turns.states(["a", "b", "c", "bad"]) == dict.fromkeys("abc", TurnState.QUEUED)
+
+
+async def test_text_that_cannot_be_encoded_harms_its_caller_only(world: World) -> None:
+    outcomes = await asyncio.gather(world.admit("bad", text="\ud800"), world.admit("a"), return_exceptions=True)
+    assert isinstance(outcomes[0], UnicodeEncodeError)
+    assert outcomes[1] == Inserted()
 
 
 async def test_text_that_postgresql_cannot_hold_is_accepted_and_runs_unchanged(world: World) -> None:
@@ -150,7 +157,7 @@ async def test_a_steer_of_a_turn_that_was_just_cancelled_is_cancelled(world: Wor
 
 
 async def test_a_turn_and_its_steer_in_one_batch(world: World) -> None:
-    outcomes = await batch(world).commit([world.admission("s", steer_of="a"), world.admission("a")])
+    outcomes = await commit(world, world.admission("s", steer_of="a"), world.admission("a"))
     assert outcomes == [Inserted(TurnState.STEERING), Inserted()]
 
 
@@ -162,7 +169,7 @@ async def test_an_interrupt_asks_the_running_turn_to_stop(world: World) -> None:
 
 
 async def test_an_interrupt_cancels_a_turn_that_has_not_started_even_in_one_batch(world: World) -> None:
-    await batch(world).commit([world.admission("b", interrupts="a"), world.admission("a")])
+    await commit(world, world.admission("b", interrupts="a"), world.admission("a"))
     assert await world.turns.states(["a", "b"]) == {"a": TurnState.CANCELLED, "b": TurnState.QUEUED}
 
 
@@ -178,5 +185,5 @@ async def test_an_interrupt_reaches_no_other_conversation_and_no_repeat_interrup
 async def test_concurrent_batches_over_the_same_conversations_do_not_lose_a_turn(world: World) -> None:
     forward = [world.admission(f"f{n}", f"c{n}") for n in range(40)]
     backward = [world.admission(f"b{n}", f"c{n}") for n in reversed(range(40))]
-    results = await asyncio.gather(batch(world).commit(forward), batch(world).commit(backward))
+    results = await asyncio.gather(commit(world, *forward), commit(world, *backward))
     assert results == [[Inserted()] * 40] * 2

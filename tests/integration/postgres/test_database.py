@@ -114,4 +114,4 @@ async def test_a_deadlock_is_tried_again(world: World) -> None:
         return work
 
     await asyncio.gather(world.database.transact(crossing(0)), world.database.transact(crossing(1)))
-    assert sorted(tries) == [1, 2]
+    assert max(tries) > 1

@@ -1,4 +1,8 @@
 -- Conversations, turns and the epochs of Valkey. Times are Unix milliseconds (_ms).
+--
+-- Keys begin with their most selective column, and other indexes leave tenant and project out: without statistics (a new
+-- installation under its first load) PostgreSQL takes "tenant = and project =" for one row, and would walk any index
+-- that offers them, which is all of it, once for each batch.
 
 create table conversations (
   tenant text not null,
@@ -12,11 +16,11 @@ create table conversations (
   deleted_ms bigint,
   head_turn_id text,          -- the tip of the active branch
   state jsonb,                -- turn.state of the bundle: commits with a turn's terminal state
-  primary key (tenant, project, conversation_id)
+  primary key (conversation_id, tenant, project)
 );
 
 -- A user's list, newest first.
-create index conversations_by_user on conversations (tenant, project, user_id, last_activity_ms desc, conversation_id desc);
+create index conversations_by_user on conversations (user_id, last_activity_ms desc, conversation_id desc);
 
 create table turns (
   tenant text not null,
@@ -55,19 +59,19 @@ create table turns (
   usage jsonb,
   feedback_reaction text,
   feedback_text text,
-  primary key (tenant, project, turn_id),
-  foreign key (tenant, project, conversation_id) references conversations,
+  primary key (turn_id, tenant, project),
+  foreign key (conversation_id, tenant, project) references conversations,
   constraint turns_state check (state in
     ('queued', 'running', 'steering', 'applied', 'completed', 'failed', 'cancelled', 'interrupted'))
 );
 
 -- One running turn per conversation (rule 7): this index decides, whatever anybody else believes.
-create unique index turns_one_running on turns (tenant, project, conversation_id) where state = 'running';
-create index turns_unfinished on turns (tenant, project, admitted_order) where state in ('queued', 'running', 'steering');
-create index turns_by_conversation on turns (tenant, project, conversation_id);
-create index turns_by_client_id on turns (tenant, project, user_id, client_turn_id);
-create index turns_by_order on turns (tenant, project, admitted_order);
-create index turns_by_steered on turns (tenant, project, steer_of) where steer_of is not null;
+create unique index turns_one_running on turns (conversation_id, tenant, project) where state = 'running';
+create index turns_unfinished on turns (admitted_order) where state in ('queued', 'running', 'steering');
+create index turns_by_conversation on turns (conversation_id);
+create index turns_by_client_id on turns (client_turn_id, user_id);
+create index turns_by_order on turns (admitted_order);
+create index turns_by_steered on turns (steer_of) where steer_of is not null;
 
 create sequence valkey_epoch;
 

@@ -2,6 +2,10 @@
 --
 -- Rows are locked in one order everywhere: conversations by id, then turns, then the steers of those turns.
 -- "(select count(*) from locked) >= 0" makes a statement take all locks of that part before it goes on.
+--
+-- No plan, however old its statistics, may begin with all turns or all of a state instead of those asked for. So the
+-- grouped statements find rows by "lateral (... limit 1)" or a scalar subquery, write with "= any" of the ids as well,
+-- and compare a row's state with what they found, not with a constant. tests/integration/postgres/test_plans.py watches.
 
 -- name: admit_turns
 -- Inserts the turns that have no row yet and whose conversation is new or their user's; returns the ids inserted.
@@ -16,7 +20,7 @@ with item as (
 ),
 fresh as (
   select distinct on (turn_id) * from item i
-  where not exists (select from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id)
+  where (select t.turn_id from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id) is null
   order by turn_id, position
 ),
 open as (
@@ -83,21 +87,24 @@ locked as materialized (
 ),
 candidate as materialized (
   select distinct on (i.conversation_id)
-    i.turn_id, i.claim_id, i.worker_id, i.bundle_version, l.state,
+    i.turn_id, i.claim_id, i.worker_id, i.bundle_version, t.state, l.state as conversation_state,
     case when i.root then null else coalesce(
       (select p.turn_id from turns p
        where p.tenant = $1 and p.project = $2 and p.turn_id = i.parent_turn_id and p.conversation_id = i.conversation_id),
       l.head_turn_id) end as parent_turn_id
   from item i
   join locked l using (conversation_id)
-  join turns t on t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id and t.conversation_id = i.conversation_id
+  cross join lateral (
+    select t.conversation_id, t.state, t.cancel_requested, t.admitted_order
+    from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id limit 1
+  ) t
   where (select count(*) from locked) >= 0
-    and t.state = 'queued' and not t.cancel_requested
-    and exists (
-      select from epochs e where e.tenant = $1 and e.project = $2 and e.partition = i.partition and e.epoch = i.epoch)
-    and not exists (
-      select from turns r
-      where r.tenant = $1 and r.project = $2 and r.conversation_id = i.conversation_id and r.state = 'running')
+    and t.conversation_id = i.conversation_id and t.state = 'queued' and not t.cancel_requested
+    and i.epoch = (
+      select e.epoch from epochs e where e.tenant = $1 and e.project = $2 and e.partition = i.partition)
+    and (
+      select r.turn_id from turns r
+      where r.tenant = $1 and r.project = $2 and r.conversation_id = i.conversation_id and r.state = 'running') is null
   order by i.conversation_id, t.admitted_order
 ),
 started as (
@@ -106,26 +113,31 @@ started as (
       bundle_version = c.bundle_version, started_ms = {{now_ms}},
       parent_turn_id = case when t.attempt > 0 then t.parent_turn_id else c.parent_turn_id end
   from candidate c
-  where t.tenant = $1 and t.project = $2 and t.turn_id = c.turn_id and t.state = 'queued' and not t.cancel_requested
-  returning t.turn_id, t.conversation_id, t.claim_id, t.attempt, t.parent_turn_id, t.started_ms, c.state as conversation_state
+  where t.tenant = $1 and t.project = $2 and t.turn_id = any($3) and t.turn_id = c.turn_id
+    and t.state = c.state and not t.cancel_requested
+  returning t.turn_id, t.conversation_id, t.claim_id, t.attempt, t.parent_turn_id, t.started_ms, c.conversation_state
 ),
 moved as (
   update conversations c set head_turn_id = s.turn_id
   from started s
-  where c.tenant = $1 and c.project = $2 and c.conversation_id = s.conversation_id
+  where c.tenant = $1 and c.project = $2 and c.conversation_id = any($4) and c.conversation_id = s.conversation_id
 )
 select * from started
 
 -- name: start_facts
--- Why the turns $3 did not start: their rows, the published epochs and the conversations of $4 that are busy.
-select {{turn_columns}}, c.state as conversation_state,
-  exists (select from epochs e where e.tenant = $1 and e.project = $2 and e.partition = i.partition and e.epoch = i.epoch)
-    as epoch_current,
-  exists (select from turns r where r.tenant = $1 and r.project = $2 and r.conversation_id = t.conversation_id
-    and r.state = 'running' and r.turn_id <> t.turn_id) as busy
+-- Why the turns $3 did not start: their rows, whether the epochs $5 of the partitions $4 are current, who is in the way.
+select {{turn_columns}}, t.conversation_state, t.busy,
+  i.epoch is not distinct from (
+    select e.epoch from epochs e where e.tenant = $1 and e.project = $2 and e.partition = i.partition) as epoch_current
 from unnest($3::text[], $4::integer[], $5::bigint[]) as i (turn_id, partition, epoch)
-join turns t on t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id
-join conversations c on c.tenant = $1 and c.project = $2 and c.conversation_id = t.conversation_id
+cross join lateral (
+  select t.*,
+    (select c.state from conversations c
+     where c.tenant = $1 and c.project = $2 and c.conversation_id = t.conversation_id) as conversation_state,
+    exists (select from turns r where r.tenant = $1 and r.project = $2 and r.conversation_id = t.conversation_id
+      and r.state = 'running' and r.turn_id <> t.turn_id) as busy
+  from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id limit 1
+) t
 
 -- name: finish_turns
 -- running to a terminal state under the same claim; the steers that were not applied become turns or are cancelled.
@@ -137,30 +149,33 @@ with item as (
 ),
 locked as materialized (
   select c.conversation_id from conversations c
-  where c.tenant = $1 and c.project = $2 and c.conversation_id in (
-    select t.conversation_id from item i
-    join turns t on t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id
-    where i.bundle_state is not null)
+  where c.tenant = $1 and c.project = $2 and c.conversation_id = any(array(
+    select (select t.conversation_id from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id)
+    from item i where i.bundle_state is not null))
   order by c.conversation_id for no key update
 ),
 seen as materialized (
-  select t.turn_id, t.steers from item i
-  join turns t on t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id
-  where (select count(*) from locked) >= 0
+  select t.turn_id, t.state, t.steers from item i
+  cross join lateral (
+    select t.turn_id, t.state, t.steers
+    from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id limit 1
+  ) t
+  where (select count(*) from locked) >= 0 and t.state = 'running'
 ),
 ended as (
   update turns t
   set state = i.state, ended_ms = i.ended_ms, answer = i.answer, text_by_marker = i.text_by_marker, steps = i.steps,
       services = i.services, error = i.error, bundle_state = i.bundle_state, usage = i.usage
   from item i join seen s using (turn_id)
-  where t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id
-    and t.claim_id = i.claim_id and t.state = 'running' and t.steers = s.steers
+  where t.tenant = $1 and t.project = $2 and t.turn_id = any($3) and t.turn_id = i.turn_id
+    and t.claim_id = i.claim_id and t.state = s.state and t.steers = s.steers
   returning t.turn_id, t.conversation_id, t.state, t.ended_ms, i.bundle_state
 ),
 kept as (
   update conversations c set state = coalesce(c.state, '{}') || e.bundle_state
   from ended e
-  where c.tenant = $1 and c.project = $2 and c.conversation_id = e.conversation_id and e.bundle_state is not null
+  where c.tenant = $1 and c.project = $2 and c.conversation_id = any(array(select l.conversation_id from locked l))
+    and c.conversation_id = e.conversation_id and e.bundle_state is not null
 ),
 steer as (
   update turns s
@@ -168,13 +183,15 @@ steer as (
       ended_ms = case when e.state = 'cancelled' then e.ended_ms end,
       queued_ms = {{now_ms}}
   from ended e
-  where s.tenant = $1 and s.project = $2 and s.steer_of = e.turn_id and s.state = 'steering'
-  returning s.turn_id, s.steer_of, s.state, s.admitted_order
+  where s.tenant = $1 and s.project = $2 and s.steer_of = any($3) and s.steer_of = e.turn_id and s.state = 'steering'
+  returning s.turn_id, s.steer_of, s.state, s.accepted_ms, s.admitted_order
 )
 select e.turn_id,
-  array(select s.turn_id from steer s where s.steer_of = e.turn_id and s.state = 'queued' order by s.admitted_order)
+  array(select s.turn_id from steer s where s.steer_of = e.turn_id and s.state = 'queued'
+    order by s.accepted_ms, s.admitted_order)
     as bounced,
-  array(select s.turn_id from steer s where s.steer_of = e.turn_id and s.state = 'cancelled' order by s.admitted_order)
+  array(select s.turn_id from steer s where s.steer_of = e.turn_id and s.state = 'cancelled'
+    order by s.accepted_ms, s.admitted_order)
     as discarded
 from ended e
 
@@ -182,9 +199,9 @@ from ended e
 -- The rows of the turns $3 that were not ended, and what became of their steers.
 select {{turn_columns}},
   array(select s.turn_id from turns s where s.tenant = $1 and s.project = $2 and s.steer_of = t.turn_id
-    and s.state = 'queued' order by s.admitted_order) as bounced,
+    and s.state = 'queued' order by s.accepted_ms, s.admitted_order) as bounced,
   array(select s.turn_id from turns s where s.tenant = $1 and s.project = $2 and s.steer_of = t.turn_id
-    and s.state = 'cancelled' order by s.admitted_order) as discarded
+    and s.state = 'cancelled' order by s.accepted_ms, s.admitted_order) as discarded
 from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = any($3::text[])
 
 -- name: requeue_turn
@@ -207,7 +224,7 @@ with target as materialized (
   join unnest($3::text[], $4::text[], $5::text[]) as i (turn_id, user_id, conversation_id)
     on i.turn_id = t.turn_id and i.user_id = t.user_id
     and (i.conversation_id is null or i.conversation_id = t.conversation_id)
-  where t.tenant = $1 and t.project = $2
+  where t.tenant = $1 and t.project = $2 and t.turn_id = any($3)
   order by t.turn_id for no key update of t
 ),
 cancelled as (
@@ -217,7 +234,8 @@ cancelled as (
       cancel_requested = true
   from target g
   where (select count(*) from target) >= 0
-    and t.tenant = $1 and t.project = $2 and t.turn_id = g.turn_id and t.state in ('queued', 'steering', 'running')
+    and t.tenant = $1 and t.project = $2 and t.turn_id = any($3) and t.turn_id = g.turn_id
+    and t.state in ('queued', 'steering', 'running')
   returning t.turn_id, t.state
 )
 select g.turn_id, g.state as state_before, coalesce(c.state, g.state) as state_after
@@ -229,6 +247,12 @@ select turn_id from turns
 where tenant = $1 and project = $2 and conversation_id = $3 and user_id = $4
   and state in ('queued', 'running', 'steering')
 order by admitted_order
+
+-- name: current_turn
+-- What a user's conversation is busy with: its running turn, else the queued one that is next.
+select {{turn_columns}} from turns t
+where t.tenant = $1 and t.project = $2 and t.conversation_id = $3 and t.user_id = $4 and t.state in ('running', 'queued')
+order by t.state desc, t.admitted_order limit 1
 
 -- name: apply_steers
 -- steering to applied, while the turn $3 runs under the claim $4.
@@ -291,7 +315,7 @@ with recursive path as (
 )
 select p.turn_id, p.message, p.answer, p.state, p.ended_ms,
   array(select s.message from turns s where s.tenant = $1 and s.project = $2 and s.steer_of = p.turn_id
-    and s.state = 'applied' order by s.admitted_order) as steers
+    and s.state = 'applied' order by s.accepted_ms, s.admitted_order) as steers
 from path p order by p.depth desc
 
 -- name: set_feedback
