@@ -161,11 +161,11 @@ class Attempt:
                 await turns.admit(Admission(steer.envelope, steer.order, steer.accepted_ms, steer_of=turn_id))
             applied |= await turns.apply_steers(turn_id, self.claim_id, [steer.envelope.turn_id for steer in missing])
         if applied:
-            await failpoints.hit("proc.steer.applied")
             await self._until_done(
+                "proc.applied",
                 lambda: self._desk.steers.applied(
                     self.envelope, self.claim_id, sorted(applied), epoch=self._desk.epoch_watch.current
-                )
+                ),
             )
         return applied
 
@@ -222,11 +222,8 @@ class Attempt:
             version,
             self._epoch,
         )
-        await failpoints.hit("proc.start.before_commit")
         # The same claim gets the same answer: a lost reply is asked again while the lease holds.
-        outcome = await self._until_done(lambda: self._desk.turns.start(request), while_leased=True)
-        await failpoints.hit("proc.start.after_commit")
-        return outcome
+        return await self._until_done("proc.start", lambda: self._desk.turns.start(request), while_leased=True)
 
     async def _open_log(self, version: str) -> LogWriter | None:
         head = encode_head(self.envelope, version)
@@ -239,6 +236,7 @@ class Attempt:
             data={"message": self.envelope.text, "bundle_id": self.envelope.bundle_id, "bundle_version": version},
         )
         opened = await self._until_done(
+            "proc.open",
             lambda: self._desk.queue.start(
                 self.envelope,
                 self.claim_id,
@@ -251,7 +249,6 @@ class Attempt:
         )
         if isinstance(opened, Fenced):
             return None
-        await failpoints.hit("proc.start.after_log")
         if opened.cancelled:
             self._cancelled = True
         return LogWriter(
@@ -277,7 +274,8 @@ class Attempt:
         grant = desk.grants(envelope.bundle_id)
         history: list[HistoryItem] = []
         if started.parent_turn_id is not None:
-            history = as_history(await self._until_done(lambda: desk.turns.history(started.parent_turn_id)))
+            before = await self._until_done("proc.history", lambda: desk.turns.history(started.parent_turn_id))
+            history = as_history(before)
         job = TurnJob(
             envelope=envelope,
             attempt=self._attempt,
@@ -309,7 +307,6 @@ class Attempt:
     async def _end(self, outcome: Outcome | KDCubeError, fold: Fold) -> None:
         state, error = verdict(outcome)
         if state is TurnState.INTERRUPTED and self._may_repeat(outcome) and await self._take_back_start(self.claim_id):
-            await failpoints.hit("proc.repeat.after_commit")
             await self._release()
             return
         snapshot = fold.snapshot()
@@ -324,9 +321,7 @@ class Attempt:
             error=error,
             bundle_state=outcome.state if isinstance(outcome, Completed) else None,
         )
-        await failpoints.hit("proc.finish.before_commit")
-        finished = await self._until_done(lambda: self._desk.turns.finish(ending))
-        await failpoints.hit("proc.finish.after_commit")
+        finished = await self._until_done("proc.finish", lambda: self._desk.turns.finish(ending))
         match finished:
             case Finished(_, discarded):
                 line = terminal_line(
@@ -348,6 +343,7 @@ class Attempt:
         running = self._running
         host_lives = running is not None and not running.exited.done()
         await self._until_done(
+            "proc.close",
             lambda: self._desk.queue.finish(
                 self.envelope,
                 None,
@@ -356,15 +352,15 @@ class Attempt:
                 line=line,
                 discarded=discarded,
                 host_lives=host_lives,
-            )
+            ),
         )
-        await failpoints.hit("proc.finish.after_close")
         if host_lives and running is not None:
             await asyncio.shield(running.exited)
             await self._until_done(
+                "proc.exited",
                 lambda: self._desk.queue.exited(
                     self.envelope.turn_id, self.claim_id, epoch=self._desk.epoch_watch.current
-                )
+                ),
             )
 
     def _may_repeat(self, outcome: Outcome | KDCubeError) -> bool:
@@ -385,13 +381,13 @@ class Attempt:
         A turn that was cancelled meanwhile ends instead.
         """
         turn_id = self.envelope.turn_id
-        if await self._until_done(lambda: self._desk.turns.requeue(turn_id, claim_id)):
+        if await self._until_done("proc.requeue", lambda: self._desk.turns.requeue(turn_id, claim_id)):
             return True
         ending = Ending(turn_id=turn_id, claim_id=claim_id, state=TurnState.CANCELLED, ended_ms=_now_ms())
-        finished = await self._until_done(lambda: self._desk.turns.get(turn_id))
+        finished = await self._until_done("proc.get", lambda: self._desk.turns.get(turn_id))
         if finished and finished.cancel_requested and finished.claim_id == claim_id:
-            await self._until_done(lambda: self._desk.turns.finish(ending))
-            finished = await self._until_done(lambda: self._desk.turns.get(turn_id))
+            await self._until_done("proc.finish", lambda: self._desk.turns.finish(ending))
+            finished = await self._until_done("proc.get", lambda: self._desk.turns.get(turn_id))
         if finished and finished.state in TERMINAL:
             await self._close(finished.state, line_of(finished), ())
         return False
@@ -423,17 +419,23 @@ class Attempt:
 
     async def _release(self) -> None:
         await self._until_done(
-            lambda: self._desk.queue.release(self.envelope.turn_id, self.claim_id, epoch=self._desk.epoch_watch.current)
+            "proc.release",
+            lambda: self._desk.queue.release(
+                self.envelope.turn_id, self.claim_id, epoch=self._desk.epoch_watch.current
+            ),
         )
 
-    async def _until_done(self, step: Callable[[], Awaitable[T]], *, while_leased: bool = False) -> T:
+    async def _until_done(self, name: str, step: Callable[[], Awaitable[T]], *, while_leased: bool = False) -> T:
         """Repeats an idempotent step while a store is away. With ``while_leased``, gives up once the lease is lost.
 
-        Raises ClaimGivenUp then: the turn is left to the reaper.
+        Raises ClaimGivenUp then: the turn is left to the reaper. ``name`` is that of the failpoints around the step.
         """
         while True:
             try:
-                return await step()
+                await failpoints.hit(f"{name}.before")
+                done = await step()
+                await failpoints.hit(f"{name}.after")
+                return done
             except StoreUnavailable as error:
                 log.warning("a store is away", turn_id=self.envelope.turn_id, error=str(error))
                 await asyncio.sleep(_RETRY_S)

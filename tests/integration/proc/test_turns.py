@@ -162,7 +162,5 @@ async def _text_so_far(client: Client, turn_id: str) -> str:
 async def _receipts(client: Client, steer_id: str) -> list[str]:
     page = await client.feeds.read("ada", 0)
     return [
-        event["state"]
-        for _, event in page.events
-        if event["type"] == "steer.receipt" and event["turn_id"] == steer_id
+        event["state"] for _, event in page.events if event["type"] == "steer.receipt" and event["turn_id"] == steer_id
     ]

@@ -6,6 +6,8 @@ import os
 import signal
 
 import pytest
+from structlog.testing import capture_logs
+from tests.integration.proc.bundles.conftest import is_alive, job
 
 from kdcube.proc.bundles.host import HostLimits, OperationFailed
 from kdcube.proc.bundles.jobs import (
@@ -21,8 +23,6 @@ from kdcube.proc.bundles.jobs import (
     TurnTooLarge,
 )
 from kdcube.sdk.wire import CREDIT_BYTES, User
-
-from tests.integration.proc.bundles.conftest import is_alive, job
 
 pytestmark = pytest.mark.anyio
 
@@ -113,16 +113,14 @@ async def answer(turn):
     assert told["other"] == ["KEY"]
 
 
-async def test_output_of_a_bundle_is_logged(open_hosts, write_bundle, caplog):
-    import structlog
-
+async def test_output_of_a_bundle_is_logged(open_hosts, write_bundle):
     path = write_bundle("""
 @bundle.on_message
 async def answer(turn):
     print("to stdout")
     print("to stderr", file=sys.stderr)
 """)
-    with structlog.testing.capture_logs() as logs:
+    with capture_logs() as logs:
         async with open_hosts(path) as hosts:
             await hosts.outcome(job())
     lines = {(entry["stream"], entry["line"]) for entry in logs if entry["event"] == "bundle_output"}
@@ -428,16 +426,26 @@ async def answer(turn):
         assert outcome == HostLost("memory_limit")
 
 
-async def test_host_that_breaks_the_wire_is_killed(open_hosts, write_bundle):
-    path = write_bundle("""
+@pytest.mark.parametrize(
+    "says",
+    [
+        'b"\\xff" * 64',
+        'b"".join(encode_frames([Delta(1, "x" * 32_768)] * 10))',
+        'b"".join(encode_frames([Loaded("again@1", 1, [])]))',
+    ],
+    ids=["no frame", "text beyond its credit", "out of place"],
+)
+async def test_host_that_breaks_the_wire_is_killed(open_hosts, write_bundle, says):
+    path = write_bundle(f"""
 import socket
+from kdcube.sdk.wire import Delta, Loaded, encode_frames
 @bundle.on_message
 async def answer(turn):
     wire = socket.socket(fileno=os.dup(int(sys.argv[sys.argv.index("--wire") + 1])))
     wire.setblocking(True)
-    wire.sendall(b"\\xff" * 64)
+    wire.sendall({says})
     await turn.inbox.get()
 """)
     async with open_hosts(path) as hosts:
-        _, outcome = await hosts.outcome(job())
-        assert outcome == HostLost("wire")
+        run = await hosts.start(job(), acknowledge=False)
+        assert await run.outcome == HostLost("wire")
