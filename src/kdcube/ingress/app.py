@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -109,7 +111,11 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         )
         own_limits = gateway.limits.ingress
         about = ServiceRoutes(
-            instance=name, config_checksum=gateway.checksum, checks=_checks(connection, database, epochs)
+            instance=name,
+            config_checksum=gateway.checksum,
+            checks=_checks(connection, database, epochs),
+            limits=own_limits,
+            bundle_ids=sorted(service.bundles.bundles),
         )
         router = _router(
             ChatRoutes(
@@ -177,9 +183,7 @@ def _router(
             Route("/profile", profile.profile),
             Route("/bundles", profile.bundles),
             Route("/conversations", conversations.list),
-            Route(one, conversations.fetch),
-            Route(one, conversations.patch, methods=["PATCH"]),
-            Route(one, conversations.delete, methods=["DELETE"]),
+            _by_method(one, GET=conversations.fetch, PATCH=conversations.patch, DELETE=conversations.delete),
             Route(one + "/restore", conversations.restore, methods=["POST"]),
             Route(one + "/export", conversations.export),
             Route(turn + "/feedback", conversations.feedback, methods=["PUT"]),
@@ -191,6 +195,15 @@ def _router(
         redirect_slashes=False,
         default=_no_route,
     )
+
+
+def _by_method(path: str, **handlers: Callable[[Request], Awaitable[Response]]) -> Route:
+    """One route for several methods, so that a refusal of another one can name them all."""
+
+    async def dispatch(request: Request) -> Response:
+        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+    return Route(path, dispatch, methods=[*handlers])
 
 
 async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:

@@ -93,13 +93,14 @@ class Unavailable(RequestError):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """An error as HTTP shows it. ``retry_after_s`` is whole seconds, rounded up."""
+    """An error as HTTP shows it. ``retry_after_s`` is whole seconds, rounded up; ``allow`` names a route's methods."""
 
     status: int
     error: str
     message: str
     field: str | None = None
     retry_after_s: int | None = None
+    allow: str | None = None
 
     def response(self, request_id: str) -> Response:
         body: dict[str, object] = {"error": self.error, "message": self.message}
@@ -109,6 +110,8 @@ class Problem:
         if self.retry_after_s is not None:
             body["retry_after_s"] = self.retry_after_s
             headers["Retry-After"] = str(self.retry_after_s)
+        if self.allow is not None:
+            headers["Allow"] = self.allow
         if self.status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         body["request_id"] = request_id
@@ -147,7 +150,7 @@ def problem(error: Exception) -> Problem | None:
                 503, "store_unavailable", "A store cannot be reached; try again.", None, math.ceil(STORE_RETRY_S)
             )
         case HTTPException() if error.status_code in _ROUTING:
-            return Problem(error.status_code, *_ROUTING[error.status_code])
+            return Problem(error.status_code, *_ROUTING[error.status_code], allow=(error.headers or {}).get("Allow"))
         case HTTPException():
             return Problem(error.status_code, "bad_request", error.detail)
         case _:

@@ -11,6 +11,7 @@ from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.config.gateway import GatewayConfig, Limits
 from kdcube.ingress.caller import Caller
 from kdcube.ingress.errors import Forbidden
+from kdcube.ingress.requests import ClientId
 from kdcube.postgres.records import StoredTurn
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.ids import check_client_id, conversation_id_for, turn_id_for
@@ -33,12 +34,13 @@ class Message(msgspec.Struct, kw_only=True):
 
     text: str | None = None
     message: str | None = None
-    turn_id: str | None = None
-    conversation_id: str | None = None
+    turn_id: ClientId | None = None
+    conversation_id: ClientId | None = None
     bundle_id: str | None = None
     payload: dict[str, Any] | None = None
     policy: Policy | None = None
-    parent_turn_id: str | None = None
+    parent_turn_id: ClientId | None = None
+    """Of an edit: the turn before the one that is edited, by either id, or ROOT."""
 
 
 class Send(msgspec.Struct):
@@ -69,7 +71,7 @@ class Composer:
 
         Raises InvalidInput, which names the field, and Forbidden when the bundle is not for the caller.
         """
-        text = message.text if message.text is not None else message.message or ""
+        text = message.text or message.message or ""
         payload = message.payload or {}
         self._check_content(text, payload)
         if message.turn_id is not None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from kdcube.config.gateway import Limits
 from kdcube.ingress.edge import PREFIX
 from kdcube.ingress.messages import Send
-from kdcube.ingress.requests import Cancel, Feedback, Patch, Status
+from kdcube.ingress.requests import FEEDBACK_MAX_CHARS, REACTION_MAX_CHARS, Cancel, Feedback, Patch, Status
 
 Json = dict[str, Any]
 
 _BODIES = (Send, Cancel, Status, Patch, Feedback)
 _ID: Json = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}$"}
+_PAGE_CURSOR: Json = {"type": "string", "pattern": "^(c1\\.[0-9]{1,15}\\.[!-~]{1,128})?$"}
 _TIME: Json = {"type": "string", "format": "date-time"}
 
 
@@ -177,6 +180,9 @@ _MEANINGS = {
 }
 
 
+_SECURITY: list[Json] = [{"bearer": []}, {"session": []}, {"cookie": []}]
+
+
 def _content(schema: Json, media: str = "application/json") -> Json:
     return {media: {"schema": schema}}
 
@@ -190,6 +196,7 @@ def _operation(
     body: Json | None = None,
     parameters: tuple[Json, ...] = (),
     public: bool = False,
+    opens: bool = False,
 ) -> Json:
     operation: Json = {
         "summary": summary,
@@ -203,6 +210,8 @@ def _operation(
         operation["requestBody"] = {"required": True, "content": body}
     if public:
         operation["security"] = []
+    if opens:  # who brings no credentials becomes a new anonymous user
+        operation["security"] = [{}, *_SECURITY]
     return operation
 
 
@@ -239,11 +248,36 @@ _EVENTS = _content(_TEXT, "text/event-stream")
 _OWNED = (401, 403, 404)
 
 
-def _paths() -> Json:
+def _bodies(limits: Limits, bundle_ids: Sequence[str]) -> Json:
+    """The bodies' types, with what their routes ask beyond them."""
+    _, schemas = msgspec.json.schema_components(_BODIES, ref_template="#/components/schemas/{name}")
+    text: Json = {"type": "string", "minLength": 1, "maxLength": limits.max_text_chars}
+    message = schemas["Message"]
+    message["properties"]["bundle_id"] = _nullable({"enum": list(bundle_ids)})
+    message["anyOf"] = [
+        {"required": ["text"], "properties": {"text": text}},
+        {"required": ["message"], "properties": {"message": text, "text": {"enum": [None, ""]}}},
+        {"required": ["payload"], "properties": {"payload": {"type": "object", "minProperties": 1}}},
+    ]
+    schemas["Cancel"]["oneOf"] = [
+        {"required": [one], "properties": {one: _ID, other: {"type": "null"}}}
+        for one, other in (("turn_id", "conversation_id"), ("conversation_id", "turn_id"))
+    ]
+    title: Json = {"type": "string", "pattern": "^[^\\s]+( [^\\s]+)*$", "maxLength": limits.max_title_chars}
+    schemas["Patch"]["properties"]["title"] = _nullable(title)
+    schemas["Feedback"]["properties"] = {
+        "reaction": _nullable({"type": "string", "minLength": 1, "maxLength": REACTION_MAX_CHARS}),
+        "text": _nullable({"type": "string", "maxLength": FEEDBACK_MAX_CHARS}),
+    }
+    return schemas
+
+
+def _paths(limits: Limits) -> Json:
     def body(type_: type) -> Json:
         return _content(_ref(type_.__name__))
 
-    form = {"type": "object", "properties": {"message": _TEXT}, "required": ["message"]}
+    form = {"type": "object", "properties": {"message": _ref("Send")}, "required": ["message"]}
+    as_json = {"message": {"contentType": "application/json"}}
     opened = (400, 401, 403, 429)
     return {
         "/sse/chat": {
@@ -251,9 +285,10 @@ def _paths() -> Json:
                 "Send a message",
                 _content(_ref("Accepted")),
                 status=202,
-                body={**body(Send), "multipart/form-data": {"schema": form}},
+                body={**body(Send), "multipart/form-data": {"schema": form, "encoding": as_json}},
                 parameters=(_KEY,),
                 errors=(*opened, 404, 409, 413),
+                opens=True,
             )
         },
         "/sse/cancel": {
@@ -278,6 +313,7 @@ def _paths() -> Json:
                 _EVENTS,
                 parameters=(_parameter("query", "stream_id", _TEXT, "Names the stream"), *_STREAM_QUERY, _CURSOR),
                 errors=opened,
+                opens=True,
             )
         },
         "/turns/{turn_id}/stream": {
@@ -293,16 +329,25 @@ def _paths() -> Json:
                 errors=(400, *_OWNED),
             )
         },
-        "/profile": {"get": _operation("Who the caller is", _content(_ref("Profile")), errors=(401, 403, 429))},
+        "/profile": {
+            "get": _operation("Who the caller is", _content(_ref("Profile")), errors=(401, 403, 429), opens=True)
+        },
         "/bundles": {"get": _operation("What there is", _content(_ref("Bundles")), errors=(), public=True)},
         "/conversations": {
             "get": _operation(
                 "The caller's conversations, newest activity first",
                 _content(_ref("Conversations")),
                 parameters=(
-                    _parameter("query", "cursor", _TEXT, "`next` of the page before"),
-                    _parameter("query", "limit", {"type": "integer", "minimum": 1, "maximum": 100}, "Items"),
-                    _parameter("query", "q", {"type": "string", "maxLength": 200}, "Looked for in titles and texts"),
+                    _parameter("query", "cursor", _PAGE_CURSOR, "`next` of the page before"),
+                    _parameter(
+                        "query", "limit", {"type": "integer", "minimum": 1, "maximum": limits.max_page_items}, "Items"
+                    ),
+                    _parameter(
+                        "query",
+                        "q",
+                        {"type": "string", "maxLength": limits.max_search_chars},
+                        "Looked for in titles, messages and answers",
+                    ),
                 ),
                 errors=(400, 401, 403),
             )
@@ -363,9 +408,8 @@ def _paths() -> Json:
     }
 
 
-def openapi_document(version: str) -> Json:
+def openapi_document(version: str, limits: Limits, bundle_ids: Sequence[str]) -> Json:
     """OpenAPI 3.1. Every path is served under PREFIX as well."""
-    _, schemas = msgspec.json.schema_components(_BODIES, ref_template="#/components/schemas/{name}")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -374,10 +418,10 @@ def openapi_document(version: str) -> Json:
             "description": "Messages in, events out. Errors have one shape, whatever the route.",
         },
         "servers": [{"url": "/"}, {"url": PREFIX}],
-        "security": [{"bearer": []}, {"session": []}, {"cookie": []}],
-        "paths": _paths(),
+        "security": _SECURITY,
+        "paths": _paths(limits),
         "components": {
-            "schemas": {**_SCHEMAS, **schemas},
+            "schemas": {**_SCHEMAS, **_bodies(limits, bundle_ids)},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
                 "session": {"type": "apiKey", "in": "header", "name": "User-Session-ID"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 import msgspec
 from starlette.requests import Request
 
@@ -9,18 +11,26 @@ from kdcube.ingress.errors import NotFound
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.ids import check_client_id
 
+REACTION_MAX_CHARS = 32
+FEEDBACK_MAX_CHARS = 10_000
+
+ClientId: TypeAlias = Annotated[
+    str, msgspec.Meta(extra_json_schema={"pattern": "^[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}$"})
+]
+"""An id whose spelling ``check_client_id`` checks; here it is only described."""
+
 
 class Cancel(msgspec.Struct):
     """``POST /sse/cancel``: one of the two."""
 
-    turn_id: str | None = None
-    conversation_id: str | None = None
+    turn_id: ClientId | None = None
+    conversation_id: ClientId | None = None
 
 
 class Status(msgspec.Struct):
     """``POST /sse/conv_status.get``. ``stream_id`` is what existing clients send along."""
 
-    conversation_id: str
+    conversation_id: ClientId
     stream_id: str | None = None
 
 
@@ -29,7 +39,7 @@ class Patch(msgspec.Struct):
 
     title: str | None = None
     pinned: bool | None = None
-    head_turn_id: str | None = None
+    head_turn_id: ClientId | None = None
 
 
 class Feedback(msgspec.Struct):

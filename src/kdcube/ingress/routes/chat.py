@@ -73,17 +73,20 @@ class ChatRoutes:
         return accepted(await self._accepting.accept(envelope), caller)
 
     async def _origin(self, caller: Caller, message: Message) -> Origin | None:
-        """What ``parent_turn_id`` stands for: it may be either id of a turn of the conversation."""
+        """What ``parent_turn_id`` stands for; it also says which conversation, when the message does not."""
         named = message.parent_turn_id
         if named is None:
             return None
-        if message.conversation_id is None:
-            raise InvalidInput("message.conversation_id", "parent_turn_id needs the conversation_id as well")
         if named == ROOT:
             return Origin(None)
         parent = await self._turns.find(caller.user_id, check_client_id("message.parent_turn_id", named))
-        if parent is None or parent.conversation_id != message.conversation_id or parent.attempt == 0:
-            raise InvalidInput("message.parent_turn_id", "the conversation has no such turn, or it has not started")
+        if parent is None or message.conversation_id not in (None, parent.conversation_id) or parent.attempt == 0:
+            raise NotFound(
+                "The conversation has no such turn, or it has not started.",
+                error="parent_not_found",
+                field="message.parent_turn_id",
+            )
+        message.conversation_id = parent.conversation_id
         return Origin(parent.turn_id)
 
     async def cancel(self, request: Request) -> Response:

@@ -19,7 +19,7 @@ from kdcube.ingress.exchange import request_id_of
 from kdcube.ingress.identity.callers import Callers
 from kdcube.ingress.messages import Composer
 from kdcube.ingress.reading import read_json
-from kdcube.ingress.requests import Feedback, Patch, path_id
+from kdcube.ingress.requests import FEEDBACK_MAX_CHARS, REACTION_MAX_CHARS, Feedback, Patch, path_id
 from kdcube.ingress.routes.answers import json_response
 from kdcube.ingress.routes.chat import SMALL_BODY_BYTES, accepted
 from kdcube.ingress.views import EXPORTS, attachment, conversation_item, conversation_view
@@ -32,7 +32,6 @@ from kdcube.protocol.turns import TERMINAL
 from kdcube.redis.feed import Feeds
 
 PAGE_ITEMS = 50
-FEEDBACK_MAX_CHARS = 10_000
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -94,8 +93,6 @@ class ConversationRoutes:
         caller, conversation_id = await self._named(request)
         body = await read_json(request, _PATCH, SMALL_BODY_BYTES)
         title = None if body.title is None else self._title(body.title)
-        if title is None and body.pinned is None and body.head_turn_id is None:
-            raise InvalidInput("title", "nothing to change: give title, pinned or head_turn_id")
         conversation: Conversation | None = None
         if body.head_turn_id is not None:
             await self._select_branch(caller, conversation_id, body.head_turn_id)
@@ -118,7 +115,9 @@ class ConversationRoutes:
         check_client_id("head_turn_id", id_)
         turn = await self._turns.find(caller.user_id, id_)
         if turn is None or not await self._conversations.select_branch(caller.user_id, conversation_id, turn.turn_id):
-            raise InvalidInput("head_turn_id", "the conversation has no such turn, or it never started")
+            raise NotFound(
+                "The conversation has no such turn, or it never started.", error="turn_not_found", field="head_turn_id"
+            )
         await self._notify(caller, "conversation.branch", conversation_id, head_turn_id=turn.turn_id)
 
     async def delete(self, request: Request) -> Response:
@@ -154,8 +153,8 @@ class ConversationRoutes:
     async def feedback(self, request: Request) -> Response:
         caller, turn = await self._turn(request)
         body = await read_json(request, _FEEDBACK, SMALL_BODY_BYTES)
-        if body.reaction is not None and not 1 <= len(body.reaction) <= 32:
-            raise InvalidInput("reaction", "reaction must have 1 to 32 characters")
+        if body.reaction is not None and not 1 <= len(body.reaction) <= REACTION_MAX_CHARS:
+            raise InvalidInput("reaction", f"reaction must have 1 to {REACTION_MAX_CHARS} characters")
         if body.text is not None and len(body.text) > FEEDBACK_MAX_CHARS:
             raise InvalidInput("text", f"text must have at most {FEEDBACK_MAX_CHARS} characters")
         await self._turns.feedback(turn.turn_id, caller.user_id, body.reaction, body.text)

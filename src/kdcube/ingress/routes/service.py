@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kdcube.config.gateway import Limits
 from kdcube.ingress.exchange import request_id_of
 from kdcube.ingress.openapi import openapi_document
 from kdcube.ingress.routes.answers import json_response
@@ -25,7 +26,15 @@ Check = Callable[[], Awaitable[object]]
 class ServiceRoutes:
     """``/health``, ``/ready`` and ``/openapi.json``."""
 
-    def __init__(self, *, instance: str, config_checksum: str, checks: Mapping[str, Check]) -> None:
+    def __init__(
+        self,
+        *,
+        instance: str,
+        config_checksum: str,
+        checks: Mapping[str, Check],
+        limits: Limits,
+        bundle_ids: Sequence[str],
+    ) -> None:
         self._about = {
             "service": "ingress",
             "instance": instance,
@@ -33,7 +42,7 @@ class ServiceRoutes:
             "config_checksum": config_checksum,
         }
         self._checks = checks
-        self._document = msgspec.json.encode(openapi_document(self._about["version"]))
+        self._document = msgspec.json.encode(openapi_document(self._about["version"], limits, bundle_ids))
         self.draining = False
 
     async def health(self, request: Request) -> Response:
