@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import ctypes
+import faulthandler
 import gc
 import os
 import resource
@@ -109,6 +110,7 @@ def main() -> None:
     arguments = parser.parse_args()
     _die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler.enable()  # a crash inside an extension says where, in proc's log
     os.set_inheritable(arguments.wire, False)  # programs that the bundle starts must not keep them open
     os.set_inheritable(arguments.beat, False)
     threading.Thread(target=_beat, args=(arguments.beat,), name="beat", daemon=True).start()

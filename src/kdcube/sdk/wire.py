@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable
-from typing import Any, cast, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from kdcube.sdk import Bundle, BundleError, OperationContext, Turn
@@ -89,3 +92,11 @@ async def test_operation_errors():
 
 def test_secrets_do_not_show_in_a_context():
     assert "s3cret" not in repr(OperationContext(TEST_USER, {}, {"KEY": "s3cret"}))
+
+
+def test_sdk_imports_no_service_and_no_client_library():
+    code = "import sys, kdcube.sdk, kdcube.sdk.host, kdcube.sdk.testing; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    ours = {name.split(".")[1] for name in modules if name.startswith("kdcube.")}
+    assert ours == {"sdk", "protocol"}
+    assert not {"structlog", "pydantic", "redis", "asyncpg", "starlette"} & set(modules)

@@ -48,7 +48,7 @@ async def test_turn_carries_what_the_client_and_the_registry_gave():
     async def handler(turn: Turn) -> None:
         seen.append(turn)
         assert turn.secret("KEY") == "value"
-        with pytest.raises(SecretNotGranted, match="OTHER.*registry entry"):
+        with pytest.raises(SecretNotGranted, match=r"OTHER.*registry entry"):
             turn.secret("OTHER")
 
     result = await run_turn(

@@ -281,6 +281,9 @@ class BundleHost:
                 turn.heard_at = now
                 if type(message) is Delta:
                     turn.unacknowledged += message.n_bytes
+                    if turn.unacknowledged > wire.CREDIT_BYTES:
+                        self._channel.fail(wire.WireError("text beyond its credit"))
+                        return
                 turn.sink.emit(message)
             else:
                 self._control(message, now)

@@ -57,6 +57,8 @@ class _Served:
         self.wanted = 1
         self.crashes = 0
         self.unavailable: str | None = "it is being loaded"
+        self.broken_version: str | None = None
+        """What the files said when they last did not load."""
         self.version = ""
         self.version_order = 0
         """The order of the launch that brought this version: an older launch does not undo a newer one."""
@@ -240,10 +242,9 @@ class HostPool:
 
     async def _until_changed(self, served: _Served) -> None:
         """Waits until the files of a bundle that does not load have changed, or for a while."""
-        failed = await self._version(served)
         for _ in range(math.ceil(RETRY_LOAD_S / _LOOK_S)):
             await asyncio.sleep(_LOOK_S)
-            if served.taking or await self._version(served) != failed:
+            if served.taking or await self._version(served) != served.broken_version:
                 return
 
     async def _launch_all(self, each: list[_Served]) -> None:
@@ -266,7 +267,7 @@ class HostPool:
                 on_change=lambda host: self._host_changed(served, host),
             )  # fmt: skip
         except BundleLoadError as error:
-            served.unavailable = error.reason
+            served.unavailable, served.broken_version = error.reason, version
             self._tell()
             raise
         served.hosts.append(host)
