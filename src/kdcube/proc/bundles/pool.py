@@ -322,8 +322,10 @@ async def open_host_pool(
         keeper = asyncio.get_running_loop().create_task(pool.keep(), name="bundle hosts")
         yield pool
     finally:
-        if keeper is not None:
-            keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await keeper
-        await pool.close()
+        try:
+            if keeper is not None:
+                keeper.cancel()
+                with suppress(asyncio.CancelledError):
+                    await keeper
+        finally:
+            await pool.close()
