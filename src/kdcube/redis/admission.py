@@ -70,7 +70,7 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The message is a steer in the inbox of ``steers``, a running turn."""
+    """The message is a steer of ``steers``, a claimed or running turn."""
 
     order: int
     accepted_ms: int
@@ -127,7 +127,6 @@ class Admission:
                 keys.rate(envelope.session_id),
                 keys.feed(envelope.user_id),
                 keys.live(envelope.user_id),
-                keys.inbox(envelope.conversation_id),
             ],
             [
                 epoch,
@@ -190,12 +189,7 @@ class Admission:
         )
         withdrawn = await _WITHDRAW(
             self._connection,
-            [
-                *self._state,
-                keys.feed(envelope.user_id),
-                keys.live(envelope.user_id),
-                keys.inbox(envelope.conversation_id),
-            ],
+            [*self._state, keys.feed(envelope.user_id), keys.live(envelope.user_id)],
             [
                 epoch,
                 envelope.turn_id,

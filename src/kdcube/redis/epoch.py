@@ -80,7 +80,7 @@ class WorkingState:
                     keys.building,
                     keys.feed(envelope.user_id),
                     keys.live(envelope.user_id),
-                    keys.inbox(envelope.conversation_id),
+                    keys.done(envelope.turn_id),
                 ],
                 [
                     epoch,
@@ -167,6 +167,7 @@ class EpochWatch:
     async def watching(self) -> AsyncGenerator[EpochWatch]:
         """Watches as long as the context is open; an epoch that is there already is known at entry."""
         self._subscriber.subscribe(self._keys.epoch_channel, self._hear)
+        await self._read()
         task = asyncio.create_task(self._refresh())
         try:
             yield self
@@ -187,13 +188,15 @@ class EpochWatch:
             self._current = epoch
             self._changed.set()
 
+    async def _read(self) -> None:
+        try:
+            value = await self._connection.call("GET", self._keys.epoch)
+            self._set(int(value) if value else None)
+        except StoreUnavailable:
+            self._set(None)
+
     async def _refresh(self) -> None:
         while True:
-            try:
-                value = await self._connection.call("GET", self._keys.epoch)
-                self._set(int(value) if value else None)
-            except StoreUnavailable:
-                self._set(None)
             # A published epoch is heard; while there is none, or on suspicion, look again.
             if self._current is None:
                 with suppress(TimeoutError):
@@ -202,3 +205,4 @@ class EpochWatch:
             else:
                 await self._stale.wait()
             self._stale.clear()
+            await self._read()

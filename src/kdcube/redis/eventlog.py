@@ -102,7 +102,7 @@ class EventLogs:
         keys = self._keys
         reply = await _APPEND(
             self._connection,
-            [keys.epoch, keys.turns, keys.log(turn_id), keys.log_meta(turn_id)],
+            [keys.epoch, keys.claims, keys.log(turn_id), keys.log_meta(turn_id)],
             [epoch, turn_id, claim_id, seq, tail, count, lines, keys.log_channel(turn_id), LOG_MAX_BYTES],
         )
         match reply[0]:
@@ -122,7 +122,7 @@ class EventLogs:
         keys = self._keys
         reply = await _REOPEN(
             self._connection,
-            [keys.epoch, keys.turns, keys.log(turn_id), keys.log_meta(turn_id)],
+            [keys.epoch, keys.claims, keys.log(turn_id), keys.log_meta(turn_id)],
             [epoch, turn_id, claim_id, seq, line, head, keys.log_channel(turn_id), incarnation],
         )
         return Fenced() if reply[0] == b"fenced" else Position(reply[1], reply[2])

@@ -29,13 +29,13 @@ class Keys:
                 "turns",  # hash: turn -> packed record
                 "envelopes",  # hash: turn -> envelope
                 "queue",  # lexical set: class, bundle, finish tag, order, turn
-                "parked",  # lexical set: conversation, rank, order, turn
+                "parked",  # lexical set: conversation, rank (steers have one of their own), order, turn
                 "held",  # lexical set: user, order, turn
-                "users",  # hash: user -> turns in the queue or claimed
+                "users",  # hash: user -> packed count of turns in the queue or claimed, and finish tags
                 "conversations",  # hash: conversation -> user, active turn
                 "leases",  # sorted set: turn by deadline
-                "claims",  # hash: claim -> turn
-                "schedule",  # hash: virtual times, user tags, counters
+                "claims",  # hash: claim -> turn; a claim that is not here is not current
+                "schedule",  # hash: virtual times, counters
                 "doorbell",  # list: capped hint that work waits
                 "beats",  # sorted set: worker by last heartbeat
                 "slots",  # hash: worker -> slots
@@ -62,6 +62,10 @@ class Keys:
     @property
     def turns(self) -> str:
         return self._key("turns")
+
+    @property
+    def claims(self) -> str:
+        return self._key("claims")
 
     @property
     def leases(self) -> str:
@@ -96,10 +100,6 @@ class Keys:
     def done(self, turn_id: str) -> str:
         """What a turn that has ended leaves for 24 h, so that a repeated send is answered."""
         return self._key("done", turn_id)
-
-    def inbox(self, conversation_id: str) -> str:
-        """List: steers for the running turn of a conversation, in order."""
-        return self._key("inbox", conversation_id)
 
     def rate(self, session_id: str) -> str:
         return self._key("rate", session_id)

@@ -153,7 +153,8 @@ class Queue:
 
         ``only_expired``: only when the lease has run out and the turn has not started, as Valkey sees both.
         """
-        return await _RELEASE(self._connection, self._state, [epoch, turn_id, claim_id, int(only_expired)]) == 1
+        args = [epoch, turn_id, claim_id, int(only_expired), self._running_per_user]
+        return await _RELEASE(self._connection, self._state, args) == 1
 
     async def start(
         self, envelope: TurnEnvelope, claim_id: str, *, epoch: int, attempt: int, head: bytes, line: bytes
@@ -219,7 +220,6 @@ class Queue:
                 keys.log_meta(envelope.turn_id),
                 keys.feed(envelope.user_id),
                 keys.live(envelope.user_id),
-                keys.inbox(envelope.conversation_id),
                 keys.done(envelope.turn_id),
                 *(keys.done(steer) for steer in discarded),
             ],
@@ -228,6 +228,7 @@ class Queue:
                 envelope.turn_id,
                 claim_id or "*",
                 keys.channel_prefix,
+                envelope.user_id,
                 line,
                 state,
                 secrets.token_hex(4),

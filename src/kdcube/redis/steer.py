@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from kdcube.protocol.turns import TurnEnvelope, decode_envelope
 from kdcube.redis.connection import Connection
@@ -15,25 +16,34 @@ _TAKE = Script("take_steers")
 _APPLY = Script("apply_steers")
 
 
+@dataclass(frozen=True, slots=True)
+class TakenSteer:
+    """A steer from the inbox, with what its row in PostgreSQL needs."""
+
+    envelope: TurnEnvelope
+    order: int
+    accepted_ms: int
+
+
 class Steers:
-    """The inboxes of one partition."""
+    """The steers of one partition."""
 
     def __init__(self, connection: Connection, keys: Keys) -> None:
         self._connection = connection
         self._keys = keys
         self._state = keys.state()
 
-    async def take(self, turn: TurnEnvelope, claim_id: str, *, epoch: int) -> list[TurnEnvelope] | Fenced:
+    async def take(self, turn: TurnEnvelope, claim_id: str, *, epoch: int) -> list[TakenSteer] | Fenced:
         """Steers that this claim has not been given yet, in order; their receipt becomes ``seen``."""
         keys = self._keys
         reply = await _TAKE(
             self._connection,
-            [*self._state, keys.inbox(turn.conversation_id), keys.feed(turn.user_id), keys.live(turn.user_id)],
+            [*self._state, keys.feed(turn.user_id), keys.live(turn.user_id)],
             [epoch, turn.turn_id, claim_id, keys.channel_prefix, secrets.token_hex(4)],
         )
         if reply == b"fenced":
             return Fenced()
-        return [decode_envelope(envelope) for _, envelope in reply]
+        return [TakenSteer(decode_envelope(envelope), order, accepted) for envelope, order, accepted in reply]
 
     async def applied(self, turn: TurnEnvelope, claim_id: str, steer_ids: Sequence[str], *, epoch: int) -> bool:
         """PostgreSQL has committed that the bundle takes ``steer_ids``: their receipt becomes ``applied``."""
@@ -42,7 +52,6 @@ class Steers:
             self._connection,
             [
                 *self._state,
-                keys.inbox(turn.conversation_id),
                 keys.feed(turn.user_id),
                 keys.live(turn.user_id),
                 *(keys.done(steer) for steer in steer_ids),

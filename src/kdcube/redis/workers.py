@@ -13,6 +13,9 @@ from kdcube.redis.scripts import Script
 
 _BEAT = Script("beat")
 
+DOORBELL_CAP = 64
+"""Rings beyond this say nothing new."""
+
 
 class Workers:
     """The workers of one partition."""
@@ -53,6 +56,7 @@ class Workers:
     async def ring(self) -> None:
         """Rings the doorbell: there is capacity, or work, that a worker may not know of."""
         await self._connection.call("RPUSH", self._keys.doorbell, "1")
+        await self._connection.call("LTRIM", self._keys.doorbell, 0, DOORBELL_CAP - 1)
 
     async def report_memory(self, share: float) -> None:
         """The share of its memory budget that Valkey uses: a term of admission (rule 29)."""

@@ -4,10 +4,13 @@
 -- A change is published as "epoch incarnation previous offset status head_length\n" head lines; large ones without lines.
 local PUBLISH_MAX_BYTES = 65536
 
-local function log_append(log, meta, channel, epoch, incarnation, tail, count, lines, head, status)
+local function log_append(log, channel, epoch, incarnation, tail, count, lines, head, status)
   local offset = tail + count
-  redis.call('XADD', log, string.format('%.0f', offset) .. '-0', 'd', lines)
   local carried = (#lines > PUBLISH_MAX_BYTES) and '' or lines
-  redis.call('PUBLISH', channel, string.format('%s %.0f %.0f %.0f %s %d\n', epoch, incarnation, tail, offset, status, #head) .. head .. carried)
+  redis.call('XADD', log, string.format('%.0f-0', offset), 'd', lines)
+  redis.call(
+    'PUBLISH', channel,
+    string.format('%s %.0f %.0f %.0f %s %d\n', epoch, incarnation, tail, offset, status, #head) .. head .. carried
+  )
   return offset
 end

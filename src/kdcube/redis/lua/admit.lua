@@ -1,16 +1,17 @@
 -- Admits a message: one round trip from idempotency to the queue. A refusal changes nothing.
--- KEYS: 1-14 state, 15 done:<turn>, 16 rate:<session>, 17 feed:<user>, 18 live:<user>, 19 inbox:<conversation>
+-- KEYS: 1-14 state, 15 done:<turn>, 16 rate:<session>, 17 feed:<user>, 18 live:<user>
 -- ARGV: 1 epoch, 2 turn, 3 envelope, 4 content hash, 5 user, 6 class, 7 conversation, 8 bundle, 9 envelope version,
 --       10 policy, 11 nonce, 12 client turn id, 13 burst, 14 burst window ms, 15 hourly, 16 pressure threshold of the
 --       class, 17 hard threshold, 18 capacity buffer, 19 queue depth multiplier, 20 max queue size, 21 heartbeat ttl ms,
 --       22 cap of running turns a user, 23 channel prefix, 24 feed name, 25 accepted event, 26 memory threshold (per mille)
---       (limits of -1 are none)
+--       (13, 15, 20: -1 is no limit)
 -- Returns: {'admitted', order, accepted ms, position, eta ms, interrupted turn or ''}
 --       | {'delivered', order, accepted ms, steered turn}
 --       | {'duplicate', state, order, accepted ms, conversation, envelope or '', steered turn or ''}
 --       | {'rejected', reason, retry after ms}
 -- include: turns
 -- include: feed
+-- include: steers
 local wrong = check_epoch(ARGV[1])
 if wrong then return wrong end
 local turn, envelope, hash, user, class, conversation, bundle = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
@@ -18,13 +19,14 @@ local policy, cap = ARGV[10], tonumber(ARGV[22])
 local channels = ARGV[23]
 
 local rec = load(turn)
-if rec then
+if rec and rec.s ~= 'e' then
   if rec.n == ARGV[11] then -- the same request, its reply was lost
     if rec.s == 's' then return {'delivered', rec.o, rec.at, rec.of} end
-    return {'admitted', rec.o, rec.at, position_of(rec), 0, rec.i or ''}
+    local position = position_of(rec)
+    return {'admitted', rec.o, rec.at, position, eta_ms(position, live_slots(tonumber(ARGV[21]))), rec.i or ''}
   end
   if rec.h ~= hash then return {'rejected', 'idempotency_conflict', 0} end
-  return {'duplicate', rec.s, rec.o, rec.at, rec.k, redis.call('HGET', ENVELOPES, turn) or '', rec.of or ''}
+  return {'duplicate', rec.s, rec.o, rec.at, rec.k, redis.call('HGET', ENVELOPES, turn), rec.of or ''}
 end
 local done = redis.call('GET', KEYS[15])
 if done then
@@ -36,59 +38,61 @@ end
 local owner, busy_with = active(conversation)
 if owner and owner ~= user then return {'rejected', 'conversation_not_found', 0} end
 if busy_with and policy == 'reject' then return {'rejected', 'conversation_busy', 1000} end
+local busy = busy_with and (policy == 'steer' or policy == 'interrupt') and load(busy_with)
 
 -- Rates: fixed windows that begin with their first message, kept per session.
 local now = now_ms()
 local burst, window, hourly = tonumber(ARGV[13]), tonumber(ARGV[14]), tonumber(ARGV[15])
-local rate = redis.call('HMGET', KEYS[16], 'b', 'bt', 'h', 'ht')
-local b, bt, h, ht = tonumber(rate[1] or 0), tonumber(rate[2] or 0), tonumber(rate[3] or 0), tonumber(rate[4] or 0)
-if now >= bt + window then b, bt = 0, now end
-if now >= ht + 3600000 then h, ht = 0, now end
-if burst >= 0 and b >= burst then return {'rejected', 'rate_limit_burst', bt + window - now} end
-if hourly >= 0 and h >= hourly then return {'rejected', 'rate_limit_hourly', ht + 3600000 - now} end
+local limited = burst >= 0 or hourly >= 0
+local b, bt, h, ht
+if limited then
+  local rate = redis.call('HMGET', KEYS[16], 'b', 'bt', 'h', 'ht')
+  b, bt, h, ht = tonumber(rate[1] or 0), tonumber(rate[2] or 0), tonumber(rate[3] or 0), tonumber(rate[4] or 0)
+  if now >= bt + window then b, bt = 0, now end
+  if now >= ht + 3600000 then h, ht = 0, now end
+  if burst >= 0 and b >= burst then return {'rejected', 'rate_limit_burst', bt + window - now} end
+  if hourly >= 0 and h >= hourly then return {'rejected', 'rate_limit_hourly', ht + 3600000 - now} end
+end
 
-local steered = busy_with and policy == 'steer' and load(busy_with)
-if steered and steered.s ~= 'c' and steered.s ~= 'r' then steered = nil end
+if tonumber(redis.call('HGET', SCHEDULE, 'memory') or 0) >= tonumber(ARGV[26]) then return {'rejected', 'memory', 5000} end
 
+-- A steer takes no slot of its own. Without a running turn it is a turn like any other.
+local steered = policy == 'steer' and busy and (busy.s == 'c' or busy.s == 'r') and busy
 local slots = live_slots(tonumber(ARGV[21]))
 if not steered then
   if slots == 0 then return {'rejected', 'no_capacity', 5000} end
-  if tonumber(redis.call('HGET', SCHEDULE, 'memory') or 0) >= tonumber(ARGV[26]) then
-    return {'rejected', 'memory', 5000}
-  end
-  local waiting = redis.call('HLEN', TURNS)
-  local queued = redis.call('ZCARD', QUEUE) + redis.call('ZCARD', PARKED) + redis.call('ZCARD', HELD)
+  local present = redis.call('HLEN', TURNS)
+  local queued = present - redis.call('ZCARD', LEASES)
   local max_queue = tonumber(ARGV[20])
   if max_queue >= 0 and queued >= max_queue then return {'rejected', 'queue_full', 2000} end
   local capacity = slots * (1 - tonumber(ARGV[18])) * tonumber(ARGV[19])
-  local pressure = (waiting + 1) / math.max(capacity, 1)
+  local pressure = (present + 1) / math.max(capacity, 1)
   if pressure > tonumber(ARGV[17]) or pressure > tonumber(ARGV[16]) then
     return {'rejected', 'backpressure', math.max(1000, eta_ms(queued, slots) / 2)}
   end
 end
 
-redis.call('HSET', KEYS[16], 'b', b + 1, 'bt', digits(bt), 'h', h + 1, 'ht', digits(ht))
-redis.call('PEXPIRE', KEYS[16], 3600000)
+if limited then
+  redis.call('HSET', KEYS[16], 'b', b + 1, 'bt', bt, 'h', h + 1, 'ht', ht)
+  redis.call('PEXPIRE', KEYS[16], math.max(window, 3600000))
+end
 local order = redis.call('HINCRBY', SCHEDULE, 'order', 1)
 rec = {u = user, c = class, k = conversation, b = bundle, v = tonumber(ARGV[9]), o = order, at = now, h = hash, n = ARGV[11], t = ARGV[12]}
 redis.call('HSET', ENVELOPES, turn, envelope)
-local offset = feed_append(KEYS[17], KEYS[18], channels .. 'feed:' .. user, ARGV[24], ARGV[25])
-redis.call('HSET', KEYS[18], turn, offset)
+feed_append(KEYS[17], KEYS[18], channels .. 'feed:' .. user, ARGV[24], ARGV[25], turn)
 
 if steered then
-  rec.s, rec.of = 's', busy_with
-  save(turn, rec)
-  redis.call('RPUSH', KEYS[19], turn)
+  rec.of = busy_with
+  park(turn, rec, STEER)
+  receipt({KEYS[17], KEYS[18], channels .. 'feed:' .. user, ARGV[24]}, turn, rec, 'accepted')
   redis.call('PUBLISH', channels .. 'worker:' .. steered.w, 'steer ' .. busy_with .. ' ' .. steered.cl)
   return {'delivered', order, now, busy_with}
 end
-local interrupted = ''
 if busy_with then
-  if policy == 'interrupt' then interrupted = busy_with end
-  rec.i = interrupted
-  park(turn, rec, policy == 'interrupt' and '0' or '1')
+  if policy == 'interrupt' and busy.s ~= 'e' then rec.i = busy_with end
+  park(turn, rec, policy == 'interrupt' and FIRST or IN_ORDER)
 else
   contend(turn, rec, cap)
 end
 local position = position_of(rec)
-return {'admitted', order, now, position, eta_ms(position, slots), interrupted}
+return {'admitted', order, now, position, eta_ms(position, slots), rec.i or ''}

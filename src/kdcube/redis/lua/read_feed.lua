@@ -13,8 +13,7 @@ end
 local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
 local entries = {}
 if ARGV[1] ~= '' then
-  local after = string.format('%.0f', tonumber(ARGV[1]) + 1)
-  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], after .. '-0', '+', 'COUNT', ARGV[2])) do
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[2], string.format('%.0f-0', ARGV[1] + 1), '+', 'COUNT', ARGV[2])) do
     entries[#entries + 1] = {tonumber(string.match(entry[1], '^%d+')), entry[2][2]}
   end
 end

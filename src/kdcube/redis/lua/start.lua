@@ -7,18 +7,17 @@
 -- include: log
 local wrong = check_epoch(ARGV[1])
 if wrong then return wrong end
-local turn, claim, channels, head = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local turn, claim, channels, head, line = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+if redis.call('HGET', CLAIMS, claim) ~= turn then return {'fenced'} end
 local rec = load(turn)
-if not rec or rec.cl ~= claim then return {'fenced'} end
-local meta = redis.call('HMGET', KEYS[16], 'i', 't', 'c')
+local meta = redis.call('HMGET', KEYS[16], 'i', 't', 'c', 'b')
 local incarnation, tail = tonumber(meta[1] or 1), tonumber(meta[2] or 0)
 if meta[3] == claim then return {'ok', incarnation, tail, rec.x or 0} end -- a repeat
-if rec.s == 'c' then
-  rec.s, rec.rt = 'r', now_ms()
-  save(turn, rec)
-end
-tail = log_append(KEYS[15], KEYS[16], channels .. 'log:' .. turn, ARGV[1], incarnation, tail, 1, ARGV[6], head, 'open')
-redis.call('HSET', KEYS[16], 'i', incarnation, 't', tail, 's', 0, 'c', claim, 'x', 'open', 'h', head)
-redis.call('HINCRBY', KEYS[16], 'b', #ARGV[6])
+rec.s, rec.rt = 'r', now_ms()
+save(turn, rec)
+tail = log_append(KEYS[15], channels .. 'log:' .. turn, ARGV[1], incarnation, tail, 1, line, head, 'open')
+redis.call(
+  'HSET', KEYS[16], 'i', incarnation, 't', tail, 's', 0, 'c', claim, 'x', 'open', 'h', head, 'b', (meta[4] or 0) + #line
+)
 feed_append(KEYS[17], KEYS[18], channels .. 'feed:' .. rec.u, ARGV[7], ARGV[8])
 return {'ok', incarnation, tail, rec.x or 0}

@@ -1,27 +1,24 @@
--- Gives the steers of a running turn to its worker; each gets the receipt `seen` once.
--- KEYS: 1-14 state, 15 inbox:<conversation>, 16 feed:<user>, 17 live:<user>
+-- Gives the steers of a turn to its worker; each gets the receipt `seen` once.
+-- KEYS: 1-14 state, 15 feed:<user>, 16 live:<user>
 -- ARGV: 1 epoch, 2 turn, 3 claim, 4 channel prefix, 5 feed name
--- Returns: list of {steer, envelope} not given before | 'fenced'
+-- Returns: list of {envelope, order, accepted ms} that this claim was not given before | 'fenced'
 -- include: turns
 -- include: feed
+-- include: steers
 local wrong = check_epoch(ARGV[1])
 if wrong then return wrong end
-local rec = load(ARGV[2])
-if not rec or rec.cl ~= ARGV[3] then return 'fenced' end
-local now = now_ms()
+local turn, claim = ARGV[2], ARGV[3]
+if redis.call('HGET', CLAIMS, claim) ~= turn then return 'fenced' end
+local rec = load(turn)
+local to = {KEYS[15], KEYS[16], ARGV[4] .. 'feed:' .. rec.u, ARGV[5]}
 local taken = {}
-for _, steer in ipairs(redis.call('LRANGE', KEYS[15], 0, -1)) do
-  local steer_rec = load(steer)
-  if steer_rec and steer_rec.seen ~= ARGV[3] then
-    if not steer_rec.seen then
-      feed_append(KEYS[16], KEYS[17], ARGV[4] .. 'feed:' .. rec.u, ARGV[5], cjson.encode({
-        type = 'steer.receipt', ts = now, turn_id = steer, client_turn_id = steer_rec.t, conversation_id = rec.k,
-        steered_turn_id = ARGV[2], state = 'seen',
-      }))
-    end
-    steer_rec.seen = ARGV[3]
+for _, pair in ipairs(steers_of(turn, rec.k)) do
+  local steer, steer_rec = pair[1], pair[2]
+  if steer_rec.seen ~= claim then
+    if not steer_rec.seen then receipt(to, steer, steer_rec, 'seen') end
+    steer_rec.seen = claim
     save(steer, steer_rec)
-    taken[#taken + 1] = {steer, redis.call('HGET', ENVELOPES, steer)}
+    taken[#taken + 1] = {redis.call('HGET', ENVELOPES, steer), steer_rec.o, steer_rec.at}
   end
 end
 return taken
