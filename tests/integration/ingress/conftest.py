@@ -25,6 +25,7 @@ from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.records import Ending, Started, StartRequest
 from kdcube.postgres.turns import Turns
 from kdcube.protocol.endings import terminal_line
+from kdcube.protocol.errors import StoreUnavailable
 from kdcube.protocol.events import Kind, encode_line
 from kdcube.protocol.turns import TurnState
 from kdcube.redis.connection import open_connection
@@ -61,9 +62,15 @@ class FakeWorker:
     workers: Workers
     epoch: int
     running: dict[str, Claim] = field(default_factory=dict)
+    alive: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def beat(self, slots: int) -> None:
-        await self.workers.beat("w1", slots=slots, info={})
+    async def live(self) -> None:
+        """Heartbeats with a hundred slots, until cancelled."""
+        while True:
+            with suppress(StoreUnavailable):  # a test may have killed Valkey
+                await self.workers.beat("w1", slots=100, info={})
+            self.alive.set()
+            await asyncio.sleep(3)
 
     async def claim(self) -> Claim | None:
         claims = await self.queue.claim(
@@ -187,8 +194,13 @@ async def open_worker(settings: IngressSettings) -> AsyncGenerator[FakeWorker]:
         await epochs.publish(epoch)
         assert await working_state.publish(epoch, max_order=0, run_id="test")
         worker = FakeWorker(Queue(connection, keys), turns, Workers(connection, keys), epoch)
-        await worker.beat(100)
-        yield worker
+        life = asyncio.create_task(worker.live())
+        await worker.alive.wait()
+        try:
+            yield worker
+        finally:
+            life.cancel()
+            await asyncio.wait({life})
 
 
 @asynccontextmanager
