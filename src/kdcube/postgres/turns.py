@@ -127,6 +127,10 @@ class Turns:
         rows = await self._database.fetch(self._sql["apply_steers"], *self._scope, turn_id, claim_id, list(steer_ids))
         return {row["turn_id"] for row in rows}
 
+    async def return_steers(self, turn_id: str, claim_id: str, steer_ids: Sequence[str]) -> None:
+        """applied to steering again, only while the turn runs under that claim: its end makes turns of them."""
+        await self._database.fetch(self._sql["return_steers"], *self._scope, turn_id, claim_id, list(steer_ids))
+
     async def settle_orphan_steers(self, age_ms: int = 10_000) -> list[str]:
         """steering to queued (cancelled) where the turn steered has ended (was cancelled) or is unknown.
 

@@ -85,6 +85,9 @@ locked as materialized (
   where tenant = $1 and project = $2 and conversation_id = any($4)
   order by conversation_id for no key update
 ),
+published as materialized ( -- locked: no epoch is published while a START under the one before is under way
+  select partition, epoch from epochs where tenant = $1 and project = $2 for share
+),
 candidate as materialized (
   select distinct on (i.conversation_id)
     i.turn_id, i.claim_id, i.worker_id, i.bundle_version, t.state, l.state as conversation_state,
@@ -100,8 +103,7 @@ candidate as materialized (
   ) t
   where (select count(*) from locked) >= 0
     and t.conversation_id = i.conversation_id and t.state = 'queued' and not t.cancel_requested
-    and i.epoch = (
-      select e.epoch from epochs e where e.tenant = $1 and e.project = $2 and e.partition = i.partition)
+    and i.epoch = (select p.epoch from published p where p.partition = i.partition)
     and (
       select r.turn_id from turns r
       where r.tenant = $1 and r.project = $2 and r.conversation_id = i.conversation_id and r.state = 'running') is null
@@ -264,6 +266,18 @@ update turns s set state = 'applied', ended_ms = {{now_ms}}, parent_turn_id = $3
 from target
 where s.tenant = $1 and s.project = $2 and s.turn_id = any($5::text[])
   and s.steer_of = target.turn_id and s.state = 'steering'
+returning s.turn_id
+
+-- name: return_steers
+-- applied to steering again, while the turn $3 runs under the claim $4: the bundle ended before it had them.
+with target as materialized (
+  select turn_id from turns
+  where tenant = $1 and project = $2 and turn_id = $3 and claim_id = $4 and state = 'running' for no key update
+)
+update turns s set state = 'steering', ended_ms = null, parent_turn_id = null
+from target
+where s.tenant = $1 and s.project = $2 and s.turn_id = any($5::text[])
+  and s.steer_of = target.turn_id and s.state = 'applied'
 returning s.turn_id
 
 -- name: get_turn
