@@ -13,7 +13,7 @@ from kdcube.ingress.views import attachment, iso
         ("A plan", "A plan", "A%20plan"),
         ("", "conversation", "conversation"),
         ("../../etc/passwd", "etc-passwd", "etc-passwd"),
-        ('a"; filename="b\r\nX: y', "a- filename- b-X- y", "a-%3B%20filename%3D-b-X-%20y"),
+        ('a"; filename="b\r\nX: y', "a- filename-b-X- y", "a-%3B%20filename%3D-b-X-%20y"),
         ("日本", "conversation", "%E6%97%A5%E6%9C%AC"),
         ("x" * 200, "x" * 80, "x" * 80),
     ],
