@@ -306,9 +306,13 @@ class Attempt:
 
     async def _end(self, outcome: Outcome | KDCubeError, fold: Fold) -> None:
         state, error = verdict(outcome)
-        if state is TurnState.INTERRUPTED and self._may_repeat(outcome) and await self._take_back_start(self.claim_id):
+        if self._may_repeat(outcome) and await self._take_back_start(self.claim_id):
             await self._release()
             return
+        if isinstance(outcome, Completed | Failed) and (untaken := outcome.untaken_steers):
+            # The bundle ended before it had them. The reconciler puts what becomes a turn into the queue.
+            turn_id, claim_id = self.envelope.turn_id, self.claim_id
+            await self._until_done("proc.untaken", lambda: self._desk.turns.return_steers(turn_id, claim_id, untaken))
         snapshot = fold.snapshot()
         ending = Ending(
             turn_id=self.envelope.turn_id,
@@ -364,8 +368,16 @@ class Attempt:
             )
 
     def _may_repeat(self, outcome: Outcome | KDCubeError) -> bool:
-        if not self._delivered:
-            return True
+        match outcome:
+            case HostLost(reason):
+                # A turn that reached a limit would only reach it again.
+                repeatable = reason not in ("idle_limit", "wall_limit", "unresponsive_cancel")
+            case Failed(retryable=retryable):
+                repeatable = retryable
+            case _:
+                repeatable = False
+        if not repeatable or not self._delivered:
+            return repeatable
         grant = self._desk.grants(self.envelope.bundle_id)
         allowed = grant.max_attempts
         if allowed is None:
@@ -373,7 +385,7 @@ class Attempt:
                 allowed = self._desk.pool.max_attempts(self.envelope.bundle_id)
             except BundleUnavailable:
                 return False
-        return isinstance(outcome, HostLost) and self._attempt < allowed
+        return self._attempt < allowed
 
     async def _take_back_start(self, claim_id: str) -> bool:
         """PostgreSQL: running under ``claim_id`` becomes queued again; True when it did.

@@ -76,9 +76,10 @@ class Proc:
             subscriber = await enter(open_subscriber(service.redis_url, name=f"{worker_id}-channels"))
             self.database = await enter(open_database(service.database_url, max_size=8, name=worker_id))
             turns = await enter(Turns(self.database, *scope))
-            queue = Queue(connection, keys)
+            running_per_user = gateway.limits.proc.max_running_turns_per_user
+            queue = Queue(connection, keys, running_per_user=running_per_user)
             logs = EventLogs(connection, keys)
-            working_state = WorkingState(connection, keys, lease_s=queue.lease_s)
+            working_state = WorkingState(connection, keys, lease_s=queue.lease_s, running_per_user=running_per_user)
             await working_state.check_format()
             workers = Workers(connection, keys)
 

@@ -182,8 +182,9 @@ class Deployment:
     database_url: str
     home: Path
 
-    def settings(self, name: str = "proc-1", **variables: str) -> ProcSettings:
-        registry = {"default_bundle_id": "echo@1.0.0", "bundles": {"echo@1.0.0": {"path": ECHO}}}
+    def settings(self, name: str = "proc-1", *, max_attempts: int = 1, **variables: str) -> ProcSettings:
+        entry = {"path": ECHO, "max_attempts": max_attempts}
+        registry = {"default_bundle_id": "echo@1.0.0", "bundles": {"echo@1.0.0": entry}}
         return load(
             ProcSettings,
             {
@@ -198,8 +199,8 @@ class Deployment:
         )
 
     @asynccontextmanager
-    async def proc(self, name: str = "proc-1", **variables: str) -> AsyncGenerator[Proc]:
-        async with Proc(self.settings(name, **variables)).opened() as proc:
+    async def proc(self, name: str = "proc-1", *, max_attempts: int = 1, **variables: str) -> AsyncGenerator[Proc]:
+        async with Proc(self.settings(name, max_attempts=max_attempts, **variables)).opened() as proc:
             yield proc
 
 

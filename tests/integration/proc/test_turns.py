@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from kdcube.protocol.events import decode_body
 from kdcube.protocol.turns import Policy, TurnState
-from tests.integration.proc.conftest import Client, Deployment, kinds, terminal
+from tests.integration.proc.conftest import Client, Deployment, fold, kinds, terminal
 
 pytestmark = pytest.mark.anyio
 
@@ -65,6 +66,18 @@ async def test_a_host_that_crashes_interrupts_its_turns(deployment: Deployment, 
         assert row.attempt == 1
         following = await client.send("again", conversation=turn.conversation_id)
         assert await client.answer(following.turn_id) == "again"
+
+
+async def test_a_bundle_that_allows_it_gets_another_attempt(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc(max_attempts=2):
+        turn = await client.send("x", echo={"deltas": 4, "crash_after": 2, "delay_ms": 1})
+        lines = await client.lines(turn.turn_id)
+        starts = [decode_body(line) for line in lines if line.startswith(b"start ")]
+        assert [(start["attempt"], start.get("supersedes")) for start in starts] == [(1, None), (2, 1)]
+        row = await client.ended(turn.turn_id)
+        assert (row.state, row.attempt) == (TurnState.INTERRUPTED, 2)
+        assert kinds(lines)[-1] == "error"
+        assert fold(turn.turn_id, lines).text() == row.answer
 
 
 async def test_cancel_while_it_runs(deployment: Deployment, client: Client) -> None:
