@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from kdcube.local.state import State, read_state
 
 _READY_LIMIT_S = 60.0
 _POLL_S = 0.05
+
+_KDCUBE = (sys.executable, "-m", "kdcube.cli.main")
 
 USERS = {
     "token-alice": {"sub": "alice", "username": "alice", "email": "alice@example.org", "roles": []},
@@ -48,8 +51,19 @@ class Stack:
 
     def kdcube(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run one command against this system."""
-        command = [sys.executable, "-m", "kdcube.cli.main", *args]
-        return subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=120)
+        return subprocess.run([*_KDCUBE, *args], env=self._env, capture_output=True, text=True, timeout=120)
+
+    @contextmanager
+    def in_foreground(self, *args: str) -> Iterator[subprocess.Popen[str]]:
+        """Run one command as at a terminal, leading a process group; it is killed if it is still there at the end."""
+        command = [*_KDCUBE, *args, "--auth", str(self._auth)]
+        with subprocess.Popen(
+            command, env=self._env, stdout=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def up(self, args: Sequence[str] = ()) -> None:
         done = self.kdcube("up", "--detach", "--auth", str(self._auth), *args)

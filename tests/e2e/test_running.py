@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
 
 from kdcube.local.process import birth_of
 
+ALICE = {"Authorization": "Bearer token-alice"}
 OWN_BUNDLE = """
 from kdcube.sdk import Bundle, Turn
 
@@ -22,24 +26,25 @@ async def answer(turn: Turn) -> None:
 """
 
 
-def send(stack, url: str, turn_id: str, text: str = "one two three") -> None:
+def send(stack, url: str, turn_id: str, text: str = "one two three", payload: dict[str, Any] | None = None) -> None:
     """As clients do: told that the system is not ready for it (503), they send again with the same turn id."""
-    message = {"message": {"text": text, "turn_id": turn_id}}
-    headers = {"Authorization": "Bearer token-alice"}
-    answers = (httpx.post(f"{url}/chatbot/api/sse/chat", json=message, headers=headers) for _ in stack.attempts())
+    message = {"message": {"text": text, "turn_id": turn_id, "payload": payload or {}}}
+    answers = (httpx.post(f"{url}/chatbot/api/sse/chat", json=message, headers=ALICE) for _ in stack.attempts())
     answer = next(answer for answer in answers if answer.status_code != 503)
     assert answer.status_code == 202, f"{answer.text}\n{stack.logs()}"
 
 
+@contextmanager
+def stream(url: str, turn_id: str) -> Iterator[Iterator[dict[str, Any]]]:
+    """The events of a turn, from its beginning."""
+    with httpx.stream("GET", f"{url}/turns/{turn_id}/stream", headers=ALICE, timeout=30) as response:
+        assert response.status_code == 200
+        yield (json.loads(line[5:]) for line in response.iter_lines() if line.startswith("data:"))
+
+
 def answer_of(url: str, turn_id: str) -> str:
-    headers = {"Authorization": "Bearer token-alice"}
-    said = ""
-    with httpx.stream("GET", f"{url}/turns/{turn_id}/stream", headers=headers, timeout=30) as lines:
-        for line in lines.iter_lines():
-            if line.startswith("data:"):
-                event = json.loads(line[5:])
-                said += (event.get("delta") or {}).get("text", "")
-    return said
+    with stream(url, turn_id) as events:
+        return "".join((event.get("delta") or {}).get("text", "") for event in events)
 
 
 def test_a_message_comes_back_from_another_ingress_process(stack):
@@ -103,7 +108,7 @@ def test_conversations_are_there_after_a_restart_and_nothing_stays_behind(new_st
     stack.down()
     assert stack.kdcube("down").stdout == f"nothing runs in {stack.home}\n"
     stack.up(["--ingress", "1"])
-    found = httpx.get(f"{stack.ingress[0]}/conversations", headers={"Authorization": "Bearer token-alice"}).json()
+    found = httpx.get(f"{stack.ingress[0]}/conversations", headers=ALICE).json()
     assert len(found["items"]) == 1
 
 
@@ -144,3 +149,24 @@ def test_own_bundles_are_served_beside_echo(new_stack, tmp_path):
     assert answer_of(stack.ingress[0], "own-bundle") == "ONE TWO THREE"
     found = json.loads(stack.kdcube("status", "--json").stdout)
     assert {bundle["id"]: bundle["default"] for bundle in found["bundles"]} == {"loud@1.0.0": True, "echo@1.0.0": False}
+
+
+def test_ctrl_c_lets_a_running_turn_finish_and_leaves_nothing(new_stack):
+    stack = new_stack("--ingress", "1")
+    stack.down()
+    with stack.in_foreground("up", "--ingress", "1") as terminal:
+        for line in terminal.stdout:
+            if "/turns/turn_1/stream" in line:  # the last of what it says
+                break
+        pids = list(stack.pids.values())
+        payload = {"echo": {"deltas": 10, "delay_ms": 100}}
+        send(stack, stack.ingress[0], "cut-off", payload=payload)
+        with stream(stack.ingress[0], "cut-off") as events:
+            assert next(events)["type"] == "chat.start"
+            os.killpg(terminal.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+        assert terminal.stdout.read() == "draining; once more ends it at once\n"
+        assert terminal.wait() == 0
+    assert [pid for pid in pids if birth_of(pid)] == []
+    stack.up(["--ingress", "1"])
+    with stream(stack.ingress[0], "cut-off") as events:
+        assert [event["type"] for event in events][-1] == "chat.complete"
