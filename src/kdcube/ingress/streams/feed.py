@@ -142,7 +142,7 @@ class FeedHub:
         try:
             page = await self._reader.read(feed.user_id, after)
         except KDCubeError as error:
-            logger.info("streams.feed_unreadable", reason=str(error))
+            logger.debug("streams.feed_unreadable", reason=str(error))
             feed.synced = False
             return None
         if feed.life is not life:
@@ -176,7 +176,7 @@ class FeedHub:
                 feed.look_again = False
                 more = await self._read(feed)
         except KDCubeError as error:
-            logger.info("streams.feed_unreadable", reason=str(error))
+            logger.debug("streams.feed_unreadable", reason=str(error))
             feed.synced = False
         finally:
             feed.looking = False

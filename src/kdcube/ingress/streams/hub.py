@@ -144,7 +144,7 @@ class LogHub:
                 if more:
                     log.wake()
         except KDCubeError as error:
-            logger.info("streams.log_unreadable", turn_id=log.turn_id, reason=str(error))
+            logger.debug("streams.log_unreadable", turn_id=log.turn_id, reason=str(error))
             self.doubt(log)
         finally:
             log.looking = False
@@ -196,8 +196,6 @@ class LogHub:
                 log.begin(Life(page.epoch, page.incarnation), after=page.tail)  # rolled back
             elif page.offset > log.tail:
                 log.append(page.lines[log.tail - tail :])
-        elif (page.epoch, page.incarnation) < life.order:
-            return True
         elif tail <= page.tail == page.offset:
             log.begin(Life(page.epoch, page.incarnation), after=tail, lines=page.lines)
         else:
@@ -251,7 +249,7 @@ class LogHub:
         try:
             page = await self._reader.read(log.turn_id, after)
         except KDCubeError as error:
-            logger.info("streams.log_unreadable", turn_id=log.turn_id, reason=str(error))
+            logger.debug("streams.log_unreadable", turn_id=log.turn_id, reason=str(error))
             self.doubt(log)
             return None
         if log.life is not life:
