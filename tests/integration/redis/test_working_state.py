@@ -26,6 +26,7 @@ from kdcube.redis.admission import Admitted, Delivered, Duplicate, Rejected
 from kdcube.redis.epoch import Unfinished
 from kdcube.redis.eventlog import Appended, Rewound
 from kdcube.redis.queue import Claim, Fenced, Opened
+from kdcube.redis.steer import TakenSteer
 
 USERS = {"ann": UserType.PAID, "bob": UserType.PAID, "cy": UserType.ANONYMOUS}
 BUNDLES = ("echo@1", "search@2")
@@ -79,6 +80,7 @@ class WorkingStateMachine(RuleBasedStateMachine):
         self.hosts: dict[str, str] = {}
         """Turns that have ended while their hosts live, with their claims."""
         self.lost_once = False
+        self.since_rebuild = 0
 
     def run(self, step: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(step)
@@ -146,6 +148,12 @@ class WorkingStateMachine(RuleBasedStateMachine):
             other = await self.p.admit(message)  # sent twice
             assert isinstance(other, Duplicate) and other.order == first.order and other.envelope is not None
 
+    @precondition(lambda self: self.held)
+    @rule(pick=PICK)
+    def steer(self, pick: int) -> None:
+        message = list(self.held.values())[pick % len(self.held)].claim.envelope
+        self.admit(message.user_id, int(message.conversation_id[-1]), Policy.STEER, message.bundle_id)
+
     @precondition(lambda self: self.rows)
     @rule(pick=PICK)
     def withdraw(self, pick: int) -> None:
@@ -189,6 +197,12 @@ class WorkingStateMachine(RuleBasedStateMachine):
         async with self.p.unchanged():
             assert await self.p.claim(room=room, claim_ids=ids) == claims
 
+    @rule(count=st.integers(1, 3))
+    def claim_and_start(self, count: int) -> None:
+        self.claim(count, set(BUNDLES))
+        for held in [held for held in self.held.values() if not held.started]:
+            self.start_turn(held)
+
     def pick_held(self, pick: int, started: bool) -> Held:
         found = [held for held in self.held.values() if held.started is started]
         return found[pick % len(found)]
@@ -196,7 +210,9 @@ class WorkingStateMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(not held.started for held in self.held.values()))
     @rule(pick=PICK)
     def start(self, pick: int) -> None:
-        held = self.pick_held(pick, started=False)
+        self.start_turn(self.pick_held(pick, started=False))
+
+    def start_turn(self, held: Held) -> None:
         row = self.rows[held.turn_id]
         row.state, row.claim_id = TurnState.RUNNING, held.claim.claim_id  # PostgreSQL first
         opened = self.run(self.p.start(held.claim))
@@ -319,7 +335,7 @@ class WorkingStateMachine(RuleBasedStateMachine):
         taken = self.run(self.p.steers.take(held.claim.envelope, held.claim.claim_id, epoch=self.p.epoch))
         expected = [row for row in self.steers_of(held.turn_id) if row.message.turn_id not in held.seen]
         expected.sort(key=lambda row: row.outcome.order)
-        assert taken == [row.message for row in expected]
+        assert taken == [TakenSteer(row.message, row.outcome.order, row.outcome.accepted_ms) for row in expected]
         held.seen |= {row.message.turn_id for row in expected}
 
     @precondition(lambda self: any(held.seen for held in self.held.values()))
@@ -403,8 +419,10 @@ class WorkingStateMachine(RuleBasedStateMachine):
 
         self.run(restore())
 
+    @precondition(lambda self: self.since_rebuild > 8)
     @rule(lost=st.booleans())
     def rebuild(self, lost: bool) -> None:
+        self.since_rebuild = 0
         self.lost_once = self.lost_once or lost
         for turn_id, held in list(self.held.items()):
             if not held.started:
@@ -456,6 +474,7 @@ class WorkingStateMachine(RuleBasedStateMachine):
 
     @invariant()
     def is_consistent(self) -> None:
+        self.since_rebuild += 1
         records = self.run(self.p.check())
         assert records.keys() == {row.message.turn_id for row in self.unfinished()} | self.hosts.keys()
         for turn_id, held in self.held.items():
