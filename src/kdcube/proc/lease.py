@@ -13,11 +13,12 @@ from kdcube.redis.renewal import Renewal
 
 log = structlog.get_logger()
 
-RENEW_EVERY_S = 5.0
+RENEWALS = 3
+"""Renewals in the time of one lease: every 5 of 15 s."""
 STALL_LIMIT_S = 30.0
 """A loop that stood still for so long gets no more renewals: its turns are not being served."""
-MARGIN_S = 3.0
-"""Work stops so long before the lease can run out, by the monotonic clock."""
+MARGIN = 0.2
+"""Work stops this share of a lease (3 of 15 s) before it can run out, by the monotonic clock."""
 
 
 @dataclass(slots=True)
@@ -38,14 +39,13 @@ class LeaseKeeper:
         on_lost: Callable[[str, str], None],
         on_cancelled: Callable[[str, str], None],
         clock: Callable[[], float] = time.monotonic,
-        renew_every_s: float = RENEW_EVERY_S,
     ) -> None:
         self._renewal = renewal
         self._lease_s = lease_s
         self._on_lost = on_lost
         self._on_cancelled = on_cancelled
         self._clock = clock
-        self._renew_every_s = renew_every_s
+        self._renew_every_s = lease_s / RENEWALS
         self._leases: dict[str, _Lease] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -84,7 +84,7 @@ class LeaseKeeper:
             elif now >= next_renewal:
                 next_renewal = now + (self._renew_every_s if self.renew() else 1.0)
             self.expire()
-            self._stop.wait(min(0.5, self._renew_every_s))
+            self._stop.wait(min(0.5, self._renew_every_s / 4))
         self._renewal.close()
 
     def renew(self) -> bool:
@@ -108,7 +108,7 @@ class LeaseKeeper:
 
     def expire(self) -> None:
         """Gives up the leases that Valkey may soon give to somebody else."""
-        deadline = self._clock() - (self._lease_s - MARGIN_S)
+        deadline = self._clock() - self._lease_s * (1 - MARGIN)
         with self._lock:
             given_up = [(turn, lease.claim_id) for turn, lease in self._leases.items() if lease.sent_at < deadline]
             for turn, _ in given_up:

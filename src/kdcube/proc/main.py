@@ -35,7 +35,7 @@ from kdcube.redis.connection import open_blocking_connection, open_connection
 from kdcube.redis.epoch import EpochWatch, WorkingState
 from kdcube.redis.eventlog import EventLogs
 from kdcube.redis.keys import Keys
-from kdcube.redis.queue import Queue
+from kdcube.redis.queue import LEASE_S, Queue
 from kdcube.redis.renewal import Renewal
 from kdcube.redis.server import check_server
 from kdcube.redis.steer import Steers
@@ -54,8 +54,9 @@ _LOOP_SIGN_S = 1.0
 class Proc:
     """One proc: opened and closed by ``opened``, drained by ``drain``."""
 
-    def __init__(self, settings: ProcSettings) -> None:
+    def __init__(self, settings: ProcSettings, *, lease_s: float = LEASE_S) -> None:
         self.settings = settings
+        self._lease_s = lease_s
         self.worker: Worker
         self.pool: HostPool
         self.database: Database
@@ -77,7 +78,7 @@ class Proc:
             self.database = await enter(open_database(service.database_url, max_size=8, name=worker_id))
             turns = await enter(Turns(self.database, *scope))
             running_per_user = gateway.limits.proc.max_running_turns_per_user
-            queue = Queue(connection, keys, running_per_user=running_per_user)
+            queue = Queue(connection, keys, running_per_user=running_per_user, lease_s=self._lease_s)
             logs = EventLogs(connection, keys)
             working_state = WorkingState(connection, keys, lease_s=queue.lease_s, running_per_user=running_per_user)
             await working_state.check_format()
@@ -119,7 +120,6 @@ class Proc:
                 lease_s=queue.lease_s,
                 on_lost=_in_loop(lambda turn, claim: self.worker.lost(turn, claim)),
                 on_cancelled=_in_loop(lambda turn, claim: self.worker.cancelled(turn, claim)),
-                renew_every_s=settings.heartbeat_interval_s,
             )
             desk = Desk(
                 worker_id=worker_id,

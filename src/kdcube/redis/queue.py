@@ -23,6 +23,8 @@ _CANCEL = Script("cancel")
 _EXPIRED = Script("expired")
 _POSITIONS = Script("positions")
 
+LEASE_S = 15.0
+"""A worker that does not renew for so long has lost its turns (rule 8)."""
 LOG_TTL_S = 15 * 60
 """A log lives so long after its turn's end; then readers get the stored turn."""
 DONE_TTL_S = 24 * 3600
@@ -103,7 +105,7 @@ class Queue:
         *,
         shares: Mapping[UserType, ClassShare] = DEFAULT_SHARES,
         running_per_user: int = 8,
-        lease_s: float = 15.0,
+        lease_s: float = LEASE_S,
         heartbeat_ttl_s: float = 15.0,
     ) -> None:
         self._connection = connection

@@ -199,8 +199,11 @@ class Deployment:
         )
 
     @asynccontextmanager
-    async def proc(self, name: str = "proc-1", *, max_attempts: int = 1, **variables: str) -> AsyncGenerator[Proc]:
-        async with Proc(self.settings(name, max_attempts=max_attempts, **variables)).opened() as proc:
+    async def proc(
+        self, name: str = "proc-1", *, max_attempts: int = 1, lease_s: float = 15.0, **variables: str
+    ) -> AsyncGenerator[Proc]:
+        settings = self.settings(name, max_attempts=max_attempts, **variables)
+        async with Proc(settings, lease_s=lease_s).opened() as proc:
             yield proc
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
-
-from kdcube.protocol.errors import EpochMismatch, StoreUnavailable
-from kdcube.protocol.turns import TurnState
-from kdcube.telemetry import failpoints
 from tests.conftest import StoreServer
 from tests.integration.proc.conftest import Client, Deployment, fold, kinds
+
+from kdcube.protocol.errors import EpochMismatch, StoreUnavailable
+from kdcube.protocol.turns import TurnEnvelope, TurnState
+from kdcube.telemetry import failpoints
 
 pytestmark = pytest.mark.anyio
 
@@ -24,12 +25,10 @@ def _no_failpoints() -> Iterator[None]:
 
 async def _after_rebuild(client: Client, before: int) -> int:
     while True:
-        try:
+        with suppress(StoreUnavailable):
             epoch = await client.epoch()
             if epoch != before:
                 return epoch
-        except StoreUnavailable:
-            pass
         await asyncio.sleep(0.02)
 
 
@@ -114,7 +113,7 @@ async def test_a_second_proc_takes_over_the_maintenance(deployment: Deployment, 
         assert await client.answer(turn.turn_id) == "again"
 
 
-async def _send_when_open(client: Client):  # noqa: ANN202
+async def _send_when_open(client: Client) -> TurnEnvelope:
     while True:
         try:
             return await client.send("again")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
-
-from kdcube.protocol.events import decode_body
-from kdcube.protocol.turns import Policy, TurnState
 from tests.integration.proc.conftest import Client, Deployment, fold, kinds, terminal
+
+from kdcube.protocol.events import Fold, decode_body
+from kdcube.protocol.turns import Policy, TurnState
 
 pytestmark = pytest.mark.anyio
 
@@ -42,7 +43,7 @@ async def test_one_running_turn_a_conversation(deployment: Deployment, client: C
         sent = [await client.send(f"m{n}", conversation="c1") for n in range(6)]
         rows = [await client.ended(turn.turn_id) for turn in sent]
         assert [row.answer for row in rows] == [f"m{n}" for n in range(6)]
-        for before, after in zip(rows, rows[1:], strict=False):
+        for before, after in pairwise(rows):
             assert before.ended_ms is not None
             assert after.started_ms is not None
             assert before.ended_ms <= after.started_ms + 1000  # two clocks; order is what the rows' parents say
@@ -162,8 +163,6 @@ async def test_many_turns_of_many_users(deployment: Deployment, client: Client) 
 
 
 async def _text_so_far(client: Client, turn_id: str) -> str:
-    from kdcube.protocol.events import Fold
-
     fold = Fold(turn_id)
     while True:
         page = await client.logs.read(turn_id, fold.offset)
