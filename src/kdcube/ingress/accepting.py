@@ -142,9 +142,11 @@ class Accepting:
         if found.envelope is None:
             return await self._attached(envelope, found.state)
         original = decode_envelope(found.envelope)
-        committed = await self._commit(Record(original, found.order, found.accepted_ms, steer_of=found.steers))
-        if isinstance(committed, ConversationRefused):
+        record = Record(original, found.order, found.accepted_ms, steer_of=found.steers, interrupts=found.interrupts)
+        if isinstance(await self._commit(record), ConversationRefused):
             raise _no_conversation()
+        if found.interrupts:
+            await self._cancelling.interrupted(found.interrupts, envelope.user_id)
         position, eta_s = await self._position(original.turn_id, epoch)
         return Acceptance(
             original.turn_id,

@@ -53,9 +53,9 @@ class Cancelling:
         return await self.carry_out(results)
 
     async def interrupted(self, turn_id: str, user_id: str) -> None:
-        """Carries out the cancel that another turn's admission committed."""
+        """Carries out the cancel that an admission committed, if it did. Repeating it is safe."""
         turn = await self._turns.get(turn_id, user_id)
-        if turn is not None:
+        if turn is not None and turn.cancel_requested:
             await self.carry_out([CancelResult(turn_id, True, TurnState.QUEUED, turn.state)])
 
     async def carry_out(self, results: Iterable[CancelResult]) -> bool:

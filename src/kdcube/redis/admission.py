@@ -87,6 +87,8 @@ class Duplicate:
     conversation_id: str
     envelope: bytes | None
     steers: str | None
+    interrupts: str | None
+    """As of Admitted: whoever admitted it may not have lived to cancel that turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,7 @@ class Admission:
             case b"delivered":
                 return Delivered(reply[1], reply[2], reply[3].decode())
             case b"duplicate":
-                _, state, order, accepted, conversation, packed, steers = reply
+                _, state, order, accepted, conversation, packed, steers, interrupted = reply
                 return Duplicate(
                     state_of(state.decode()),
                     order,
@@ -172,6 +174,7 @@ class Admission:
                     conversation.decode(),
                     packed or None,
                     steers.decode() or None,
+                    interrupted.decode() or None,
                 )
             case _:
                 return Rejected(reply[1].decode(), reply[2] / 1000)

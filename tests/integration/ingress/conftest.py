@@ -138,11 +138,11 @@ class Bench:
     turns: Turns
     stack: AsyncExitStack
 
-    async def client(self, token: str | None = None, **headers: str) -> httpx.AsyncClient:
+    async def client(self, token: str | None = None, address: str = "127.0.0.1", **headers: str) -> httpx.AsyncClient:
         """A client with a cookie jar of its own; anonymous without a token."""
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
-        transport = httpx.ASGITransport(self.ingress, client=("127.0.0.1", 5000))
+        transport = httpx.ASGITransport(self.ingress, client=(address, 5000))
         return await self.stack.enter_async_context(
             httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
         )

@@ -120,3 +120,16 @@ async def test_another_sites_page_cannot_act_by_a_cookie(bench_with: Any) -> Non
     ours = {"Origin": "https://ours.example", "Sec-Fetch-Site": "cross-site"}
     refused(await browser.post("/sse/chat", json=body(), headers=theirs), 403, "cross_site")
     assert (await browser.post("/sse/chat", json=body(), headers=ours)).status_code == 202
+
+
+async def test_an_address_opens_so_many_anonymous_sessions_and_no_more(bench: Any) -> None:
+    client = await bench.client(address="9.9.9.9")
+    answers = []
+    for _ in range(70):
+        client.cookies.clear()
+        answers.append(await client.get("/profile"))
+    told = refused(answers[-1], 429, "rate_limit_sessions")
+    assert told["retry_after_s"] >= 1
+    assert sum(answer.status_code == 200 for answer in answers) >= 60
+    known = {"user_session_id": answers[0].json()["session_id"]}
+    assert (await profile(client, params=known))["user_id"] == answers[0].json()["user_id"]

@@ -51,6 +51,18 @@ async def test_a_reply_of_a_store_that_is_lost_doubles_nothing(bench: Any, lost:
     assert await bench.worker.claim() is None
 
 
+async def test_an_interrupt_whose_commit_failed_still_interrupts(bench: Any) -> None:
+    alice = await bench.client("alice-token")
+    first = await sent(alice)
+    await bench.worker.start()
+    failpoints.install("ingress.accept.admitted=drop:1")
+    instead = {"conversation_id": first["conversation_id"], "policy": "interrupt", "turn_id": "t2"}
+    refused(await alice.post("/sse/chat", json=body(**instead)), 503, "outcome_unknown")
+    assert not (await bench.turns.get(first["task_id"])).cancel_requested
+    assert (await sent(alice, **instead))["duplicate"]
+    assert (await bench.turns.get(first["task_id"])).cancel_requested
+
+
 async def test_a_worker_that_is_faster_than_the_commit(bench: Any) -> None:
     """The row is written by START; the accepting ingress finds it and attaches."""
     alice = await bench.client("alice-token")

@@ -7,7 +7,7 @@
 --       (13, 15, 20: -1 is no limit)
 -- Returns: {'admitted', order, accepted ms, position, eta ms, interrupted turn or ''}
 --       | {'delivered', order, accepted ms, steered turn}
---       | {'duplicate', state, order, accepted ms, conversation, envelope or '', steered turn or ''}
+--       | {'duplicate', state, order, accepted ms, conversation, envelope or '', steered turn or '', interrupted turn or ''}
 --       | {'rejected', reason, retry after ms}
 -- include: turns
 -- include: feed
@@ -26,13 +26,13 @@ if rec and rec.s ~= 'e' then
     return {'admitted', rec.o, rec.at, position, eta_ms(position, live_slots(tonumber(ARGV[21]))), rec.i or ''}
   end
   if rec.h ~= hash then return {'rejected', 'idempotency_conflict', 0} end
-  return {'duplicate', rec.s, rec.o, rec.at, rec.k, redis.call('HGET', ENVELOPES, turn), rec.of or ''}
+  return {'duplicate', rec.s, rec.o, rec.at, rec.k, redis.call('HGET', ENVELOPES, turn), rec.of or '', rec.i or ''}
 end
 local done = redis.call('GET', KEYS[15])
 if done then
   local ended = cmsgpack.unpack(done)
   if ended.h ~= hash then return {'rejected', 'idempotency_conflict', 0} end
-  return {'duplicate', ended.s, ended.o, ended.at, ended.k, '', ''}
+  return {'duplicate', ended.s, ended.o, ended.at, ended.k, '', '', ''}
 end
 
 local owner, busy_with = active(conversation)
