@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
@@ -17,6 +18,7 @@ R = TypeVar("R")
 OLDEST_SERVER = 15
 _ATTEMPTS = 4
 """How often a transaction that PostgreSQL chose as the victim of a deadlock is tried."""
+_SPREAD_S = 0.05
 
 
 class RowRejected(KDCubeError):
@@ -80,8 +82,8 @@ class Database:
                     timeout_s = None if self._pool.get_idle_size() else self._acquire_timeout_s
                     async with self._pool.acquire(timeout=timeout_s) as connection:
                         return await work(connection)
-            except _Contention:
-                continue
+            except _Contention:  # the other may have been a victim as well: do not meet again
+                await asyncio.sleep(random.uniform(0, _SPREAD_S))  # noqa: S311
         raise StoreUnavailable("postgres", f"deadlocked {_ATTEMPTS} times")
 
 

@@ -179,13 +179,23 @@ kept as (
   where c.tenant = $1 and c.project = $2 and c.conversation_id = any(array(select l.conversation_id from locked l))
     and c.conversation_id = e.conversation_id and e.bundle_state is not null
 ),
+waiting as (
+  select s.turn_id, s.state, e.state as ended_as, e.ended_ms
+  from ended e
+  cross join lateral (
+    select s.turn_id, s.state from turns s
+    where s.tenant = $1 and s.project = $2 and s.steer_of = e.turn_id offset 0
+  ) s
+  where s.state = 'steering'
+),
 steer as (
   update turns s
-  set state = case when e.state = 'cancelled' then 'cancelled' else 'queued' end,
-      ended_ms = case when e.state = 'cancelled' then e.ended_ms end,
+  set state = case when w.ended_as = 'cancelled' then 'cancelled' else 'queued' end,
+      ended_ms = case when w.ended_as = 'cancelled' then w.ended_ms end,
       queued_ms = {{now_ms}}
-  from ended e
-  where s.tenant = $1 and s.project = $2 and s.steer_of = any($3) and s.steer_of = e.turn_id and s.state = 'steering'
+  from waiting w
+  where s.tenant = $1 and s.project = $2 and s.turn_id = any(array(select turn_id from waiting)) and s.turn_id = w.turn_id
+    and s.state = w.state
   returning s.turn_id, s.steer_of, s.state, s.accepted_ms, s.admitted_order
 )
 select e.turn_id,
