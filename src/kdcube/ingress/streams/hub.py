@@ -280,6 +280,9 @@ class LogHub:
                 if lines is None or log.life is not life:
                     return None
                 fold.add_all(lines[: until - fold.offset])
+            await self.describe(log)
+            if log.life is not life:
+                return None
             line = snapshot_line(fold.snapshot(), now_ms=self._clock.now_ms())
             log.folded = folded = Folded(life, until, line)
             return folded

@@ -63,7 +63,7 @@ async def open_at(
     lost = feed_lost or given.epoch != epoch
     offset = page.tail if feed_lost else given.offset
     places = {turn: Place(given.epoch, at.incarnation, at.offset, lost=lost) for turn, at in given.live.items()}
-    unnamed = [turn for turn in _by_age(page.live) if page.live[turn] <= offset and turn not in places]
+    unnamed = [turn for turn in _by_age(page.live) if (feed_lost or page.live[turn] <= offset) and turn not in places]
     for turn in await _of_conversation(turns, caller, unnamed, conversation_id):
         places[turn] = Place(lost=lost)
     told = page.live.keys() if feed_lost else page.live.keys() | replay.ended

@@ -92,6 +92,8 @@ class Track:
         if not log.synced:
             return b""
         if self._life is not log.life and not self._join():
+            if log.waiting and not self.lost:
+                return self._queue_position()  # what is shown stands until the next attempt says something
             return b"" if self._looks == log.looks else None
         if self.offset == log.tail:
             if log.closed:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from tests.unit.ingress.streams.fakes import KEYS, FakeEpoch, FakeFeeds, FakeQueue, FakeTurns, FakeValkey
+from tests.unit.ingress.streams.harness import Time, spin
 
 from kdcube.ingress.streams import Streams, StreamSettings
 from kdcube.ingress.streams.settings import Clock
-from tests.unit.ingress.streams.fakes import KEYS, FakeEpoch, FakeFeeds, FakeQueue, FakeTurns, FakeValkey
-from tests.unit.ingress.streams.harness import Time, spin
 
 
 @dataclass

@@ -52,7 +52,9 @@ def completed(answer: str = "", state: TurnState = TurnState.COMPLETED) -> bytes
     return terminal_line(state, ts_ms=1, attempt=1, answer=answer)
 
 
-def stored(turn_id: str, *, user: str = "ada", state: TurnState = TurnState.QUEUED, answer: str | None = None) -> StoredTurn:
+def stored(
+    turn_id: str, *, user: str = "ada", state: TurnState = TurnState.QUEUED, answer: str | None = None
+) -> StoredTurn:
     return StoredTurn(
         turn_id=turn_id,
         client_turn_id=f"client-{turn_id[:4]}",

@@ -190,7 +190,12 @@ def views(events: list[Event]) -> dict[str, View]:
 
 def caller(user_id: str = "ada", *, anonymous_user_id: str | None = None) -> Caller:
     return Caller(
-        user_id, UserType.REGISTERED, (), session_id=f"s-{user_id}", username=user_id, anonymous_user_id=anonymous_user_id
+        user_id,
+        UserType.REGISTERED,
+        (),
+        session_id=f"s-{user_id}",
+        username=user_id,
+        anonymous_user_id=anonymous_user_id,
     )
 
 
@@ -202,14 +207,25 @@ def request(cursor: str | None = None, *, query: str = "", query_cursor: str | N
 
 
 async def read_turn(
-    streams: Streams, turn_id: str, cursor: str | None = None, *, user: Caller | None = None, query: str = "", paused: bool = False
+    streams: Streams,
+    turn_id: str,
+    cursor: str | None = None,
+    *,
+    user: Caller | None = None,
+    query: str = "",
+    paused: bool = False,
 ) -> Reader:
     """Opens a stream of one turn."""
     return Reader(await streams.turn_stream(request(cursor, query=query), user or caller(), turn_id), paused=paused)
 
 
 async def read_user(
-    streams: Streams, cursor: str | None = None, *, user: Caller | None = None, query: str = "stream_id=s1", paused: bool = False
+    streams: Streams,
+    cursor: str | None = None,
+    *,
+    user: Caller | None = None,
+    query: str = "stream_id=s1",
+    paused: bool = False,
 ) -> Reader:
     """Opens a user's stream."""
     return Reader(await streams.user_stream(request(cursor, query=query), user or caller()), paused=paused)

@@ -6,11 +6,11 @@ import asyncio
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from kdcube.ingress.streams import StreamSettings
 from tests.unit.ingress.streams.conftest import Site
 from tests.unit.ingress.streams.fakes import FakeValkey, completed, delta, stored
 from tests.unit.ingress.streams.harness import Event, Reader, View, read_turn, spin
+
+from kdcube.ingress.streams import StreamSettings
 
 TURN = "a" * 32
 
