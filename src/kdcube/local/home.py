@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +79,11 @@ class Home:
             yield
         finally:
             os.close(lock)
+
+    def clear_run(self) -> None:
+        """Remove what processes that were killed have left in ``run``."""
+        shutil.rmtree(self.run, ignore_errors=True)
+        self.run.mkdir()
 
     def secret(self, name: str) -> str:
         """A random secret that stays the same from run to run, in a file that only its owner reads."""

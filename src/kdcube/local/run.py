@@ -18,6 +18,7 @@ async def run(stack: Stack, report: Callable[[str], None], on_up: Callable[[], N
     """
     with stack.home.locked():
         sweep(stack.home, report)
+        stack.home.clear_run()
         async with open_supervisor(stack.home, stack.url, report) as supervisor:
             work = asyncio.create_task(_work(stack, supervisor, on_up))
             wanted = asyncio.create_task(_stop_signal(supervisor, report))

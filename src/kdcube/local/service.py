@@ -80,7 +80,8 @@ class Service:
             self.ready.clear()
             if never_ready == _STARTS:
                 raise ServiceFailed(
-                    f"{self.spec.instance} {_ending(code)} {_STARTS} times while starting{self._excerpt()}"
+                    f"{self.spec.instance} cannot start: {self._last_words()} "
+                    f"(it {_ending(code)}, {_STARTS} times; all of it in {self.log})"
                 )
             pause_s = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2 ** max(0, quick_ends - 1))
             self._report(f"{self.spec.instance} {_ending(code)}; starting it again in {pause_s:g} s")
@@ -127,9 +128,9 @@ class Service:
         except TimeoutError:
             return
 
-    def _excerpt(self) -> str:
+    def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()
-        return f": {lines[-1][:_EXCERPT_CHARS]} (all of it in {self.log})" if lines else ""
+        return lines[-1][:_EXCERPT_CHARS] if lines else "it says nothing"
 
 
 def _ending(code: int) -> str:

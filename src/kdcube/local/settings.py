@@ -9,6 +9,7 @@ from typing import Self
 
 from kdcube.config.bundles import BundleRegistry, read_bundles
 from kdcube.config.environment import Environment
+from kdcube.config.gateway import read_gateway
 
 _FIRST_PORT = 8010
 _PORTS = 100
@@ -45,6 +46,8 @@ class LocalSettings:
 
     @classmethod
     def read(cls, environment: Environment) -> Self:
+        """Raises ConfigurationError, also for what only the services read but the user should hear of at once."""
+        read_gateway(environment)
         bundles = read_bundles(environment)
         home = environment.path("KDCUBE_HOME") or Path(".kdcube")
         return cls(

@@ -10,6 +10,9 @@ from functools import partial
 from pathlib import Path
 from socket import gethostname
 
+from kdcube.config.ingress import IngressSettings
+from kdcube.config.load import load
+from kdcube.config.proc import ProcSettings
 from kdcube.local.bundles import assemble
 from kdcube.local.home import Home
 from kdcube.local.ports import is_free
@@ -81,8 +84,12 @@ class Stack:
             "KDCUBE_HOST": HOST,
             "PYTHONUNBUFFERED": "1",
         }
-        supervisor.start(*(self._ingress(number, shared) for number in range(self.options.ingress)))
-        supervisor.start(*(self._proc(number, shared) for number in range(self.options.proc)))
+        ingress = [self._ingress(number, shared) for number in range(self.options.ingress)]
+        proc = [self._proc(number, shared) for number in range(self.options.proc)]
+        load(IngressSettings, ingress[0].program.env)  # told here at once instead of by each process again and again
+        load(ProcSettings, proc[0].program.env)
+        supervisor.start(*ingress)
+        supervisor.start(*proc)
         await supervisor.ready(_READY_LIMIT_S)
 
     def _check_ports(self) -> None:

@@ -69,6 +69,16 @@ def test_a_bundle_that_does_not_load(kdcube, tmp_path: Path, code, told):
     assert told in line
 
 
+def test_a_file_of_tokens_that_is_none(kdcube, tmp_path):
+    (tmp_path / "users.json").write_text('{"token": 1}')
+    line = refused(kdcube("up", "--auth", str(tmp_path / "users.json")))
+    assert "cannot start: kdcube-ingress: IDP_DB_PATH: " in line
+
+
+def test_a_setting_that_only_a_service_reads(kdcube):
+    assert "CORS_CONFIG: x: unknown field" in refused(kdcube("up", CORS_CONFIG='{"x": 1}'))
+
+
 def test_a_valkey_that_may_evict(kdcube, valkey_server, valkey_url):
     ask(valkey_server.port, "CONFIG SET maxmemory-policy volatile-lru")
     try:
@@ -99,6 +109,7 @@ def test_a_postgres_that_is_not_there(kdcube, valkey_url):
         (["up", "surplus"], {}),
         (["up"], {"KDCUBE_PORT": "eighty"}),
         (["up"], {"AGENTIC_BUNDLES_JSON": "{"}),
+        (["up"], {"GATEWAY_CONFIG_JSON": "{}"}),
         (["no-such-command"], {}),
         (["logs", "nothing"], {}),
         (["db", "upgrade"], {}),

@@ -90,7 +90,10 @@ async def test_a_service_that_never_starts_fails_with_its_last_words(home, fake)
     async with open_supervisor(home, URL, print) as supervisor:
         supervisor.start(fake("valkey"))
         supervisor.start(fake("ingress-0", "fails"))
-        with pytest.raises(ServiceFailed, match=r"ingress-0 ended with code 1 5 times .*cannot read its settings"):
+        with pytest.raises(
+            ServiceFailed,
+            match=r"ingress-0 cannot start: ingress-0 cannot read its settings \(it ended with code 1, 5 times; ",
+        ):
             await supervisor.ready(60)
 
 
