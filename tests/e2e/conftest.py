@@ -8,13 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
 import httpx
 import pytest
+from tests.e2e.client import Client, Gate
 
 from kdcube.local.ports import free_port
 from kdcube.local.process import birth_of
@@ -30,7 +31,11 @@ USERS = {
     "token-bob": {"sub": "bob", "username": "bob", "email": "bob@example.org", "roles": []},
     "token-paid": {"sub": "paula", "username": "paula", "email": "paula@example.org", "roles": ["kdcube:role:paid"]},
     "token-admin": {"sub": "root", "username": "root", "email": "root@example.org", "roles": ["kdcube:role:admin"]},
+    # The strangers of tests that want a user with no past: see the fixture ``connect``.
+    **{f"token-{n}": {"sub": f"user-{n}", "username": f"user-{n}", "email": "", "roles": []} for n in range(500)},
 }
+TRIAL = Path(__file__).parent / "trial"
+"""A bundle that tests can hold."""
 
 
 class Stack:
@@ -169,3 +174,42 @@ def new_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackFactory
     for stack in started:
         if (stack.home / "state.json").exists():
             stack.down()
+
+
+@pytest.fixture(scope="session")
+def trial_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """As ``stack``, with the trial bundle as the default one."""
+    stack = Stack(tmp_path_factory.mktemp("trial"), {})
+    stack.up(["--bundle", str(TRIAL)])
+    yield stack
+    stack.down()
+
+
+_strangers = count()
+Connect = Callable[..., Client]
+
+
+@pytest.fixture
+async def connect() -> AsyncGenerator[Connect]:
+    """Opens clients: ``connect(stack)`` for a user who has done nothing yet, or ``connect(stack, "token-alice")``.
+
+    An empty token is nobody's: the client becomes an anonymous user at its first request.
+    """
+    opened: list[Client] = []
+
+    def open_(stack: Stack, token: str | None = None) -> Client:
+        client = Client(stack.ingress, f"token-{next(_strangers)}" if token is None else token or None)
+        opened.append(client)
+        return client
+
+    yield open_
+    for client in opened:
+        await client.http.aclose()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Holds turns; it opens when the test is over."""
+    gate = Gate(tmp_path / "gate")
+    yield gate
+    gate.open()
