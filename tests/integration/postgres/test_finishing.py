@@ -156,6 +156,21 @@ async def test_steers_are_applied_under_the_current_claim_only(world: World) -> 
     assert await world.turns.apply_steers("a", "k2", ["s"]) == set()
 
 
+async def test_steers_that_the_bundle_never_took_are_returned_and_become_turns(world: World) -> None:
+    await world.running("a")
+    for steer in ("s1", "s2"):
+        await world.admit(steer, steer_of="a")
+    await world.turns.apply_steers("a", "claim", ["s1", "s2"])
+    await world.turns.return_steers("a", "other", ["s1"])
+    assert await world.state("s1") is TurnState.APPLIED
+    await world.turns.return_steers("a", "claim", ["s2"])
+    row = await world.row("s2")
+    assert (row.state, row.ended_ms, row.parent_turn_id) == (TurnState.STEERING, None, None)
+    assert await world.finish("a") == Finished(["s2"], [])
+    await world.turns.return_steers("a", "claim", ["s1"])
+    assert await world.state("s1") is TurnState.APPLIED
+
+
 async def test_the_state_of_a_bundle_commits_with_the_end_and_reaches_the_next_turn(world: World) -> None:
     await world.running("a")
     await world.finish("a", bundle_state={"seen": 1, "name": "x"})

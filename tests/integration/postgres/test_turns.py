@@ -93,6 +93,18 @@ async def test_an_internal_id_goes_before_a_clients(world: World) -> None:
     assert (await world.turns.find("u1", "a")) == await world.row("a")
 
 
+async def test_the_current_turn_of_a_conversation_runs_or_is_next(world: World) -> None:
+    await world.ended("done")
+    assert await world.turns.current("u1", "c1") is None
+    await world.admit("a")
+    await world.admit("b")
+    assert await world.turns.current("u1", "c1") == await world.row("a")
+    await world.start("b")
+    await world.admit("s", steer_of="b")
+    assert await world.turns.current("u1", "c1") == await world.row("b")
+    assert await world.turns.current("u2", "c1") is None
+
+
 async def test_a_rebuild_reads_all_unfinished_turns_in_order(world: World) -> None:
     await world.ended("done")
     await world.running("a")

@@ -280,9 +280,10 @@ returning s.turn_id
 
 -- name: return_steers
 -- applied to steering again, while the turn $3 runs under the claim $4: the bundle ended before it had them.
-with target as materialized (
-  select turn_id from turns
-  where tenant = $1 and project = $2 and turn_id = $3 and claim_id = $4 and state = 'running' for no key update
+with target as (
+  update turns set steers = steers + 1  -- an ending under way (the reaper's) looks again
+  where tenant = $1 and project = $2 and turn_id = $3 and claim_id = $4 and state = 'running'
+  returning turn_id
 )
 update turns s set state = 'steering', ended_ms = null, parent_turn_id = null
 from target
