@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -14,14 +13,11 @@ from kdcube.postgres.records import (
     Admission,
     Ending,
     Finished,
-    HistoryTurn,
     NotFinished,
     NotStarted,
     Started,
     StartRequest,
-    StoredTurn,
 )
-from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.jobs import (
     BundleUnavailable,
     Cancelled,
@@ -35,17 +31,17 @@ from kdcube.proc.bundles.jobs import (
     TurnJob,
     TurnTooLarge,
 )
-from kdcube.proc.bundles.pool import HostPool, RunningTurn
-from kdcube.proc.log_writer import LogWriter, OutputLimit
+from kdcube.proc.bundles.pool import RunningTurn
+from kdcube.proc.desk import Desk
+from kdcube.proc.log_writer import LogWriter
+from kdcube.proc.outcomes import as_history, line_of, verdict
 from kdcube.protocol.endings import terminal_line
 from kdcube.protocol.errors import EpochMismatch, KDCubeError, StoreUnavailable
 from kdcube.protocol.events import Fold, Kind, encode_line
 from kdcube.protocol.heads import encode_head
 from kdcube.protocol.turns import TERMINAL, TurnState
-from kdcube.redis.epoch import EpochWatch
-from kdcube.redis.eventlog import EventLogs
-from kdcube.redis.queue import Claim, Fenced, Queue
-from kdcube.redis.steer import Steers, TakenSteer
+from kdcube.redis.queue import Claim, Fenced
+from kdcube.redis.steer import TakenSteer
 from kdcube.telemetry import failpoints
 
 log = structlog.get_logger()
@@ -56,29 +52,6 @@ BUSY_RETRY_S = 0.5
 _RETRY_S = 0.1
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class BundleGrant:
-    """What the registry gives to a bundle's turns."""
-
-    config: dict[str, Any]
-    secrets: dict[str, str]
-    max_attempts: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """What every attempt of a worker works with."""
-
-    worker_id: str
-    turns: Turns
-    queue: Queue
-    logs: EventLogs
-    steers: Steers
-    epoch_watch: EpochWatch
-    pool: HostPool
-    grants: Callable[[str], BundleGrant]
 
 
 def _now_ms() -> int:
@@ -468,47 +441,3 @@ class Attempt:
 
 class ClaimGivenUp(KDCubeError):
     """The lease ran out before the turn could start; the reaper settles it."""
-
-
-def verdict(outcome: Outcome | KDCubeError) -> tuple[TurnState, dict[str, Any] | None]:
-    """The terminal state and the error of an outcome."""
-    match outcome:
-        case Completed():
-            return TurnState.COMPLETED, None
-        case Cancelled():
-            return TurnState.CANCELLED, None
-        case Failed(code, message, detail=detail):
-            if detail:
-                log.error("a bundle failed", code=code, detail=detail)
-            return TurnState.FAILED, {"code": code, "message": message}
-        case HostLost("unresponsive_cancel"):
-            return TurnState.CANCELLED, None
-        case HostLost(reason):
-            return TurnState.INTERRUPTED, {"code": reason, "message": "The turn was interrupted."}
-        case OutputLimit():
-            return TurnState.FAILED, {"code": "output_limit", "message": "The answer is too long."}
-        case _:
-            return TurnState.INTERRUPTED, {"code": "lease_lost", "message": "The turn was interrupted."}
-
-
-def line_of(turn: StoredTurn) -> bytes:
-    """The terminal line of a turn that PostgreSQL knows as ended."""
-    return terminal_line(
-        turn.state,
-        ts_ms=turn.ended_ms or _now_ms(),
-        attempt=turn.attempt,
-        answer=turn.answer or "",
-        error=turn.error,
-        services=turn.services,
-    )
-
-
-def as_history(turns: list[HistoryTurn]) -> list[HistoryItem]:
-    """The messages before a turn, oldest first. A steer that was applied stands after the message that it steered."""
-    items: list[HistoryItem] = []
-    for turn in turns:
-        items.append(HistoryItem("user", turn.text, turn.turn_id))
-        items.extend(HistoryItem("user", steer, turn.turn_id) for steer in turn.steers)
-        if turn.answer:
-            items.append(HistoryItem("assistant", turn.answer, turn.turn_id))
-    return items

@@ -21,8 +21,8 @@ from kdcube.postgres.database import Database, open_database
 from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.locks import Leadership
 from kdcube.postgres.turns import Turns
-from kdcube.proc.attempt import BundleGrant, Desk
 from kdcube.proc.bundles.pool import BundleLoadError, HostPool, open_host_pool
+from kdcube.proc.desk import BundleGrant, Desk
 from kdcube.proc.leader import Leader
 from kdcube.proc.lease import LeaseKeeper
 from kdcube.proc.protection import EcsProtection, NoProtection

@@ -9,7 +9,7 @@ import structlog
 
 from kdcube.postgres.records import Ending, StoredTurn
 from kdcube.postgres.turns import Turns
-from kdcube.proc.attempt import line_of
+from kdcube.proc.outcomes import line_of
 from kdcube.protocol.events import Fold
 from kdcube.protocol.turns import TERMINAL, TurnState
 from kdcube.redis.eventlog import EventLogs

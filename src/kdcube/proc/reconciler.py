@@ -10,7 +10,7 @@ import structlog
 from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.records import Unfinished as Row
 from kdcube.postgres.turns import Turns
-from kdcube.proc.attempt import line_of
+from kdcube.proc.outcomes import line_of
 from kdcube.protocol.turns import TurnState
 from kdcube.redis.epoch import Unfinished, WorkingState
 from kdcube.redis.queue import Queue

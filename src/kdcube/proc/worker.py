@@ -10,7 +10,8 @@ from typing import Any
 
 import structlog
 
-from kdcube.proc.attempt import Attempt, ClaimGivenUp, Desk
+from kdcube.proc.attempt import Attempt, ClaimGivenUp
+from kdcube.proc.desk import Desk
 from kdcube.proc.lease import LeaseKeeper
 from kdcube.proc.protection import Protection
 from kdcube.protocol.errors import EpochMismatch, StoreUnavailable

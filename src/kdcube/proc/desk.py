@@ -1,0 +1,37 @@
+"""What every attempt of a worker works with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kdcube.postgres.turns import Turns
+from kdcube.proc.bundles.pool import HostPool
+from kdcube.redis.epoch import EpochWatch
+from kdcube.redis.eventlog import EventLogs
+from kdcube.redis.queue import Queue
+from kdcube.redis.steer import Steers
+
+
+@dataclass(frozen=True, slots=True)
+class BundleGrant:
+    """What the registry gives to a bundle's turns."""
+
+    config: dict[str, Any]
+    secrets: dict[str, str]
+    max_attempts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What every attempt of a worker works with."""
+
+    worker_id: str
+    turns: Turns
+    queue: Queue
+    logs: EventLogs
+    steers: Steers
+    epoch_watch: EpochWatch
+    pool: HostPool
+    grants: Callable[[str], BundleGrant]

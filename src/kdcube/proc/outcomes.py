@@ -1,0 +1,61 @@
+"""What outcomes and stored rows become: terminal states, terminal lines, a bundle's history."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import structlog
+
+from kdcube.postgres.records import HistoryTurn, StoredTurn
+from kdcube.proc.bundles.jobs import Cancelled, Completed, Failed, HistoryItem, HostLost, Outcome
+from kdcube.proc.log_writer import OutputLimit
+from kdcube.protocol.endings import terminal_line
+from kdcube.protocol.errors import KDCubeError
+from kdcube.protocol.turns import TurnState
+
+log = structlog.get_logger()
+
+
+def verdict(outcome: Outcome | KDCubeError) -> tuple[TurnState, dict[str, Any] | None]:
+    """The terminal state and the error of an outcome."""
+    match outcome:
+        case Completed():
+            return TurnState.COMPLETED, None
+        case Cancelled():
+            return TurnState.CANCELLED, None
+        case Failed(code, message, detail=detail):
+            if detail:
+                log.error("a bundle failed", code=code, detail=detail)
+            return TurnState.FAILED, {"code": code, "message": message}
+        case HostLost("unresponsive_cancel"):
+            return TurnState.CANCELLED, None
+        case HostLost(reason):
+            return TurnState.INTERRUPTED, {"code": reason, "message": "The turn was interrupted."}
+        case OutputLimit():
+            return TurnState.FAILED, {"code": "output_limit", "message": "The answer is too long."}
+        case _:
+            return TurnState.INTERRUPTED, {"code": "lease_lost", "message": "The turn was interrupted."}
+
+
+def line_of(turn: StoredTurn) -> bytes:
+    """The terminal line of a turn that PostgreSQL knows as ended."""
+    return terminal_line(
+        turn.state,
+        ts_ms=turn.ended_ms or time.time_ns() // 1_000_000,
+        attempt=turn.attempt,
+        answer=turn.answer or "",
+        error=turn.error,
+        services=turn.services,
+    )
+
+
+def as_history(turns: list[HistoryTurn]) -> list[HistoryItem]:
+    """The messages before a turn, oldest first. A steer that was applied stands after the message that it steered."""
+    items: list[HistoryItem] = []
+    for turn in turns:
+        items.append(HistoryItem("user", turn.text, turn.turn_id))
+        items.extend(HistoryItem("user", steer, turn.turn_id) for steer in turn.steers)
+        if turn.answer:
+            items.append(HistoryItem("assistant", turn.answer, turn.turn_id))
+    return items
