@@ -20,6 +20,7 @@ from tests.e2e.client import Client, Gate
 from kdcube.local.ports import free_port
 from kdcube.local.process import birth_of
 from kdcube.local.state import State, read_state
+from kdcube.protocol.ids import new_id
 
 _READY_LIMIT_S = 60.0
 _POLL_S = 0.05
@@ -213,3 +214,9 @@ def gate(tmp_path: Path) -> Iterator[Gate]:
     gate = Gate(tmp_path / "gate")
     yield gate
     gate.open()
+
+
+@pytest.fixture
+def conversation() -> str:
+    """The id of a conversation that is new."""
+    return new_id()
