@@ -49,8 +49,12 @@ class Postgres:
         return self.address.replace("postgres@", f"postgres:{self._password_file.read_text()}@")
 
     def prepare(self) -> None:
-        """Make the cluster unless it exists. Interrupted, it starts over next time. Raises InitFailed."""
+        """Make the cluster unless it exists. Interrupted, it starts over next time. Raises InitFailed.
+
+        The caller must know that no server runs in it.
+        """
         if self._data.exists():
+            self._forget_stranger()
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         account = unprivileged_account(self._data)
@@ -93,6 +97,20 @@ class Postgres:
         except FileNotFoundError:
             return False
         return len(lines) > _READY_LINE and lines[0] == str(pid) and lines[_READY_LINE].strip() == "ready"
+
+    def _forget_stranger(self) -> None:
+        """Remove the lock of a server that is no more when its number has passed on to another program.
+
+        PostgreSQL would take that one for itself and not start: common in containers, where numbers come back.
+        """
+        lock = self._data / "postmaster.pid"
+        try:
+            pid = lock.read_text().split(maxsplit=1)[0]
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, IndexError):
+            return
+        if os.fsencode(self._data) not in command:
+            lock.unlink()
 
     @property
     def _data(self) -> Path:

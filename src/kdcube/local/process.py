@@ -1,4 +1,4 @@
-"""Child processes that cannot outlive whoever started them."""
+"""Child processes that cannot outlive whoever started them. Linux only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kdcube.protocol.errors import KDCubeError
+
 _CAPABILITY_BITS = {"dac_read_search": 2, "dac_override": 1}
 _START_TICKS = 19  # field 22 of /proc/PID/stat, counted from the one behind the command's name
+
+
+class ToolMissing(KDCubeError):
+    """A program of the operating system that we rely on is missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +148,8 @@ def unprivileged_account(folder: Path) -> Account | None:
 def _launcher(program: Program) -> list[str]:
     """``setpriv`` and its arguments: it changes account and death signal and then becomes the program."""
     setpriv = shutil.which("setpriv", path=os.defpath + ":/usr/sbin:/sbin")
-    if setpriv is None:  # not Linux: the state file still finds what a killed supervisor left
-        return []
+    if setpriv is None:
+        raise ToolMissing("setpriv is not installed: it is part of util-linux, which every Debian has")
     argv = [setpriv, "--pdeathsig", program.death_signal.name.removeprefix("SIG")]
     if program.account is not None:
         argv += ["--reuid", str(program.account.uid), "--regid", str(program.account.gid), "--clear-groups"]

@@ -104,3 +104,10 @@ def test_a_start_that_was_interrupted_half_way_is_made_good(tmp_path):
     server.prepare()
     with running(server):
         assert "of the first attempt" not in server.dsn
+
+
+def test_the_lock_of_a_server_whose_number_passed_on_is_no_obstacle(server):
+    lock = server.folder / "data" / "postmaster.pid"
+    lock.write_text(f"{os.getpid()}\n{server.folder / 'data'}\n")
+    server.prepare()
+    assert not lock.exists()
