@@ -16,7 +16,7 @@ log = structlog.get_logger()
 RENEWALS = 3
 """Renewals in the time of one lease: every 5 of 15 s."""
 STALL_LIMIT_S = 30.0
-"""A loop that stood still for so long gets no more renewals: its turns are not being served."""
+"""An event loop that stood still for so long gets no more renewals."""
 MARGIN = 0.2
 """Work stops this share of a lease (3 of 15 s) before it can run out, by the monotonic clock."""
 
@@ -79,13 +79,18 @@ class LeaseKeeper:
         next_renewal = self._clock()
         while not self._stop.is_set():
             now = self._clock()
-            if now - self._loop_seen > STALL_LIMIT_S:
-                log.error("the event loop stands still: leases are not renewed", stalled_s=round(now - self._loop_seen))
-            elif now >= next_renewal:
+            if now >= next_renewal and self.may_renew():
                 next_renewal = now + (self._renew_every_s if self.renew() else 1.0)
             self.expire()
             self._stop.wait(min(0.5, self._renew_every_s / 4))
         self._renewal.close()
+
+    def may_renew(self) -> bool:
+        """False while the event loop stands still: its turns are not being served."""
+        stalled_s = self._clock() - self._loop_seen
+        if stalled_s > STALL_LIMIT_S:
+            log.error("the event loop stands still: leases are not renewed", stalled_s=round(stalled_s))
+        return stalled_s <= STALL_LIMIT_S
 
     def renew(self) -> bool:
         """One heartbeat and renewal of everything; False when Valkey did not take it (it is tried again soon)."""

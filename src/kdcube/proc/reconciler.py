@@ -68,6 +68,7 @@ class Reconciler:
         # From here on PostgreSQL refuses STARTs of the old epoch, so that no row starts behind our back.
         await self._epochs.publish(epoch)
         await failpoints.hit("proc.rebuild.after_begin")
+        await self._turns.settle_orphan_steers()
         count = 0
         waiting: list[Unfinished] = []
         async for row in self._rows():
