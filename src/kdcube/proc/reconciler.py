@@ -92,6 +92,8 @@ class Reconciler:
             turn = row.turn
             if turn.state is TurnState.QUEUED and now_ms - turn.queued_ms > self._queue_limit_s * 1000:
                 await self._time_out(row, epoch, now_ms)
+            elif turn.state is TurnState.RUNNING and turn.cancel_requested:
+                await self._queue.cancel(turn.turn_id, epoch=epoch)  # whoever committed it may not have told the worker
             elif now_ms - turn.accepted_ms > READMIT_AFTER_MS and await self._working_state.restore(
                 as_unfinished(row), epoch=epoch
             ):

@@ -91,6 +91,14 @@ async def test_cancel_while_it_runs(deployment: Deployment, client: Client) -> N
         assert row.state is TurnState.CANCELLED
 
 
+async def test_a_cancel_that_was_only_committed_is_carried_out(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc():
+        turn = await client.send(echo={"deltas": 10_000, "delay_ms": 20})
+        await client.until(turn.turn_id, 3)
+        await client.turns.cancel(turn.turn_id, "ada", 1)
+        assert (await client.ended(turn.turn_id)).state is TurnState.CANCELLED
+
+
 async def test_interrupt_runs_after_the_cancel(deployment: Deployment, client: Client) -> None:
     async with deployment.proc():
         turn = await client.send(conversation="c1", echo={"deltas": 10_000, "delay_ms": 20})
