@@ -26,6 +26,7 @@ async def run(stack: Stack, report: Callable[[str], None], on_up: Callable[[], N
                 await asyncio.wait({work, wanted}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 work.cancel()
+                wanted.cancel()
             await asyncio.wait({work})
             if not work.cancelled():
                 work.result()
@@ -33,7 +34,6 @@ async def run(stack: Stack, report: Callable[[str], None], on_up: Callable[[], N
 
 async def _work(stack: Stack, supervisor: Supervisor, on_up: Callable[[], None]) -> None:
     await stack.bring_up(supervisor)
-    supervisor.note_up()
     on_up()
     await supervisor.failure()
 

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,19 +43,25 @@ class ServiceSpec:
 
 
 class Service:
-    """Starts its process again, with growing pauses, until told to stop.
+    """Starts its process again, with growing pauses, until told to stop; only while what it ``needs`` is ready.
 
     ``on_change`` is called whenever a process has started or ended; ``report`` gets a line for people when one ended
     that should not have.
     """
 
     def __init__(
-        self, spec: ServiceSpec, log: Path, on_change: Callable[[], None], report: Callable[[str], None]
+        self,
+        spec: ServiceSpec,
+        needs: Sequence[Service],
+        log: Path,
+        on_change: Callable[[], None],
+        report: Callable[[str], None],
     ) -> None:
         self.spec = spec
         self.log = log
+        self._needs = needs
         self.ready = asyncio.Event()
-        self.missing = "has not started"
+        self.missing = "it has not started"
         self._on_change = on_change
         self._report = report
         self._stopping = asyncio.Event()
@@ -70,7 +76,10 @@ class Service:
     async def run(self) -> None:
         """Keep it running until stop(). Raises ServiceFailed when it ended five times in a row before it was ready."""
         never_ready = quick_ends = 0
-        while not self._stopping.is_set():
+        while True:
+            await self._unless_stopping(self._needs_ready())
+            if self._stopping.is_set():
+                return
             began = time.monotonic()
             code = await self._live_once()
             if self._stopping.is_set():
@@ -85,7 +94,7 @@ class Service:
                 )
             pause_s = min(_BACKOFF_MAX_S, _BACKOFF_MIN_S * 2 ** max(0, quick_ends - 1))
             self._report(f"{self.spec.instance} {_ending(code)}; starting it again in {pause_s:g} s")
-            await self._pause(pause_s)
+            await self._unless_stopping(asyncio.sleep(pause_s))
 
     async def stop(self, hurry: asyncio.Event) -> None:
         """Ask the process to drain; kill what is left of it after its grace, or at once when ``hurry`` is set."""
@@ -122,11 +131,15 @@ class Service:
             self._ended.set()
             self._on_change()
 
-    async def _pause(self, duration_s: float) -> None:
-        try:
-            await asyncio.wait_for(self._stopping.wait(), duration_s)
-        except TimeoutError:
-            return
+    async def _needs_ready(self) -> None:
+        for service in self._needs:
+            await service.ready.wait()
+
+    async def _unless_stopping(self, wait: Coroutine[None, None, None]) -> None:
+        waits = {asyncio.create_task(wait), asyncio.create_task(self._stopping.wait())}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
+            task.cancel()
 
     def _last_words(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()

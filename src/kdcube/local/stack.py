@@ -88,8 +88,9 @@ class Stack:
         proc = [self._proc(number, shared) for number in range(self.options.proc)]
         load(IngressSettings, ingress[0].program.env)  # told here at once instead of by each process again and again
         load(ProcSettings, proc[0].program.env)
-        supervisor.start(*ingress)
-        supervisor.start(*proc)
+        stores = supervisor.services
+        supervisor.start(*ingress, needs=stores)
+        supervisor.start(*proc, needs=stores)
         await supervisor.ready(_READY_LIMIT_S)
 
     def _check_ports(self) -> None:

@@ -37,16 +37,12 @@ class ServiceRecord(msgspec.Struct, frozen=True):
 
 
 class State(msgspec.Struct, frozen=True):
-    """What a supervisor runs; ``services`` in the order of starting. ``up`` once all have been ready.
-
-    ``drain_limit_s``: after a SIGTERM the supervisor ends within it.
-    """
+    """What a supervisor runs, in the order of starting. After a SIGTERM it ends within ``drain_limit_s``."""
 
     supervisor: ProcessRecord
     url: str
     services: list[ServiceRecord]
-    drain_limit_s: float = 0.0
-    up: bool = False
+    drain_limit_s: float
 
 
 def record_of(pid: int) -> ProcessRecord | None:

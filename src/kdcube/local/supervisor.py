@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -26,21 +26,21 @@ class Supervisor:
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._hurry = asyncio.Event()
-        self._up = False
 
     @property
     def services(self) -> list[Service]:
         """All services, in the order of starting."""
         return [service for group in self._groups for service in group]
 
-    def start(self, *specs: ServiceSpec) -> None:
-        """Start a group and keep it running; see ready()."""
-        group = [Service(spec, self._log_of(spec), self._write_state, self._report) for spec in specs]
+    def start(self, *specs: ServiceSpec, needs: Sequence[Service] = ()) -> list[Service]:
+        """Start a group and keep it running; see ready(). None of it is started again while ``needs`` are not ready."""
+        group = [Service(spec, needs, self._log_of(spec), self._write_state, self._report) for spec in specs]
         self._groups.append(group)
         for service in group:
             task = asyncio.create_task(service.run(), name=service.spec.instance)
             task.add_done_callback(self._note_failure)
             self._tasks.append(task)
+        return group
 
     async def ready(self, timeout_s: float) -> None:
         """Wait until everything that was started is ready. Raises ServiceFailed, which names what is missing."""
@@ -56,11 +56,6 @@ class Supervisor:
             raise ServiceFailed(
                 f"{late.spec.instance} is not ready after {timeout_s:g} s: {late.missing} (more in {late.log})"
             )
-
-    def note_up(self) -> None:
-        """Put on record that all services have been ready."""
-        self._up = True
-        self._write_state()
 
     async def failure(self) -> None:
         """Wait for ever. Raises ServiceFailed when a service cannot be kept running."""
@@ -92,7 +87,7 @@ class Supervisor:
     def _write_state(self) -> None:
         records = [record for service in self.services if (record := _record_of(service)) is not None]
         drain_limit_s = sum(max((service.spec.grace_s for service in group), default=0.0) for group in self._groups)
-        write_state(self._home.state_file, State(self._supervisor, self._url, records, drain_limit_s, self._up))
+        write_state(self._home.state_file, State(self._supervisor, self._url, records, drain_limit_s))
 
 
 def _record_of(service: Service) -> ServiceRecord | None:

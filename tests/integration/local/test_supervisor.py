@@ -101,7 +101,7 @@ async def test_what_is_late_is_named(home, fake):
     async with open_supervisor(home, URL, print) as supervisor:
         spec = fake("proc-0")
         supervisor.start(spec)
-        with pytest.raises(ServiceFailed, match="proc-0 is not ready after 0 s: it has not said that it is ready"):
+        with pytest.raises(ServiceFailed, match="proc-0 is not ready after 0 s: it has not "):
             await supervisor.ready(0)
 
 
@@ -132,3 +132,21 @@ async def test_a_failure_while_running_ends_the_watch(home, fake, tmp_path: Path
         supervisor.start(fake("ingress-0", "fails"))
         with pytest.raises(ServiceFailed):
             await failure
+
+
+async def test_a_service_waits_for_what_it_needs(home, fake, tmp_path: Path):
+    """So that an outage of a store does not use up the starts of what depends on it."""
+    reports = Reports()
+    async with open_supervisor(home, URL, reports) as supervisor:
+        stores = supervisor.start(fake("postgres"))
+        await supervisor.ready(20)
+        supervisor.start(fake("proc-0"), needs=stores)
+        await supervisor.ready(20)
+        before = pids(home)
+        stores[0].ready.clear()  # as while it recovers
+        os.kill(before["proc-0"], signal.SIGKILL)
+        await reports.wait_for("proc-0 was ended by SIGKILL")
+        assert "proc-0" not in pids(home)
+        stores[0].ready.set()
+        await supervisor.ready(20)
+        assert pids(home)["proc-0"] != before["proc-0"]
