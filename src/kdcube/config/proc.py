@@ -22,7 +22,7 @@ class ProcSettings:
     turn_limit_s: float
     """No turn takes longer, whatever its bundle's ``wall_limit_s`` allows."""
     heartbeat_interval_s: float
-    """Between the signs of life that say how many slots there are. Leases have a pace of their own."""
+    """Between the signs of life that say how many slots there are; leases are renewed with them, every 5 s at least."""
     stop_timeout_s: float
     """From SIGTERM until the process is killed."""
     drain_timeout_s: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -38,14 +39,16 @@ class LeaseKeeper:
         lease_s: float,
         on_lost: Callable[[str, str], None],
         on_cancelled: Callable[[str, str], None],
+        beat_every_s: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``beat_every_s``: heartbeats more often than renewals; each heartbeat renews as well."""
         self._renewal = renewal
         self._lease_s = lease_s
         self._on_lost = on_lost
         self._on_cancelled = on_cancelled
         self._clock = clock
-        self._renew_every_s = lease_s / RENEWALS
+        self._renew_every_s = min(lease_s / RENEWALS, beat_every_s)
         self._leases: dict[str, _Lease] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()

@@ -15,6 +15,7 @@ import uvicorn
 import uvloop
 
 from kdcube import __version__
+from kdcube.config.bundles import BundleRegistry
 from kdcube.config.load import load
 from kdcube.config.proc import ProcSettings
 from kdcube.postgres.database import Database, open_database
@@ -86,7 +87,7 @@ class Proc:
 
             self.pool = await enter(
                 open_host_pool(
-                    service.bundles,
+                    _limited(service.bundles, settings.turn_limit_s),
                     slots=settings.slots,
                     run_dir=service.home / "run" / worker_id,
                     on_change=self._room_changed,
@@ -118,6 +119,7 @@ class Proc:
             leases = LeaseKeeper(
                 renewal,
                 lease_s=queue.lease_s,
+                beat_every_s=settings.heartbeat_interval_s,
                 on_lost=_in_loop(lambda turn, claim: self.worker.lost(turn, claim)),
                 on_cancelled=_in_loop(lambda turn, claim: self.worker.cancelled(turn, claim)),
             )
@@ -205,6 +207,20 @@ class Proc:
         if agent is None:
             return NoProtection()
         return EcsProtection(agent, minutes=max(1, min(2880, round(self.settings.turn_limit_s / 60) + 5)))
+
+
+def _limited(registry: BundleRegistry, turn_limit_s: float) -> BundleRegistry:
+    """No bundle's turns may take longer than those of this installation."""
+    entries = {
+        bundle_id: entry.model_copy(
+            update={
+                "wall_limit_s": min(entry.wall_limit_s, turn_limit_s),
+                "idle_limit_s": min(entry.idle_limit_s, turn_limit_s),
+            }
+        )
+        for bundle_id, entry in registry.bundles.items()
+    }
+    return registry.model_copy(update={"bundles": entries})
 
 
 @asynccontextmanager

@@ -138,6 +138,15 @@ async def test_a_steer_that_comes_too_late_is_the_next_turn(deployment: Deployme
             assert (await client.ended(steer.turn_id)).state is TurnState.COMPLETED
 
 
+async def test_no_turn_outlasts_the_limit_of_the_installation(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc(CHAT_TASK_TIMEOUT_SEC="1"):
+        turn = await client.send(echo={"deltas": 100_000, "delay_ms": 10})
+        row = await client.ended(turn.turn_id)
+        assert row.state is TurnState.INTERRUPTED
+        assert row.error is not None
+        assert row.error["code"] in ("wall_limit", "idle_limit")
+
+
 async def test_drain_finishes_what_fits_and_hands_back_the_rest(deployment: Deployment, client: Client) -> None:
     async with deployment.proc() as proc:
         running = await client.send("slow", echo={"deltas": 30, "delay_ms": 10})
