@@ -1,6 +1,7 @@
 """``python -m bench``: runs every bench beside this file against an embedded Valkey of its own.
 
-Figures for people; they pass or fail nothing. Each bench is a program by itself too, with the server's URL as argument.
+Figures for people; they pass or fail nothing. Each bench is a program by itself too (``python -m bench.NAME``); it is
+given the server's URL.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ def main() -> int:
     benches = [file for file in sorted(Path(__file__).parent.glob("*.py")) if not file.name.startswith("_")]
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
+        url = f"redis://127.0.0.1:{port}/0"
         server = process.start(valkey_program(Path(folder), port))
         try:
             while not answers(port):
@@ -27,7 +29,7 @@ def main() -> int:
             codes = []
             for bench in benches:
                 print(f"== {bench.name}", flush=True)
-                codes.append(subprocess.run([sys.executable, bench, f"redis://127.0.0.1:{port}/0"]).returncode)
+                codes.append(subprocess.run([sys.executable, "-m", f"bench.{bench.stem}", url]).returncode)
         finally:
             process.stop(server, STOP_SIGNAL, grace_s=10)
     return max(codes, default=0)
