@@ -22,6 +22,7 @@ from kdcube.redis.feed import Feeds
 from kdcube.redis.keys import Keys
 from kdcube.redis.queue import DEFAULT_SHARES, Claim, ClassShare, Fenced, Opened, Queue, Stopped
 from kdcube.redis.steer import Steers
+from kdcube.redis.subscriber import open_subscriber
 from kdcube.redis.workers import DOORBELL_CAP, Workers
 
 BUNDLE = "echo@1"
@@ -86,6 +87,7 @@ class Partition:
     def __init__(
         self,
         connection: Connection,
+        url: str,
         *,
         limits: AdmissionLimits = NO_LIMITS,
         shares: Mapping[UserType, ClassShare] = DEFAULT_SHARES,
@@ -93,6 +95,7 @@ class Partition:
         lease_s: float = 15.0,
     ) -> None:
         self.connection = connection
+        self.url = url
         self.keys = keys = Keys("acme", "support")
         self.admission = Admission(connection, keys, dataclasses.replace(limits, running_per_user=running_per_user))
         self.queue = Queue(connection, keys, shares=shares, running_per_user=running_per_user, lease_s=lease_s)
@@ -224,37 +227,54 @@ class Partition:
             lines += page.lines
 
     @asynccontextmanager
+    async def listening(self, channel: str) -> AsyncGenerator[asyncio.Queue[bytes]]:
+        """What is published on ``channel`` while the context is open."""
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+        subscribed = asyncio.Event()
+
+        def listen(payload: bytes | None) -> None:
+            if payload is None:
+                subscribed.set()
+            else:
+                heard.put_nowait(payload)
+
+        async with open_subscriber(self.url, name="listener") as subscriber:
+            subscriber.subscribe(channel, listen)
+            await subscribed.wait()
+            yield heard
+
+    @asynccontextmanager
     async def unchanged(self) -> AsyncGenerator[None]:
         """Asserts that the steps inside change nothing at all, but for leases."""
-        before = await self._dump()
+        before = await self._read_all()
         yield
-        after = await self._dump()
+        after = await self._read_all()
         assert after.keys() == before.keys()
         assert [key for key in before if after[key] != before[key]] == []
 
-    async def _dump(self) -> dict[bytes, Any]:
+    async def _read_all(self) -> dict[bytes, Any]:
+        """Every key with its value; of leases, only whose they are."""
         keys: list[bytes] = await self.connection.call("KEYS", "*")
-        kinds = await self._all("TYPE", *keys)
-        return {key: await self._read(key, kind) for key, kind in zip(keys, kinds, strict=True)}
-
-    async def _read(self, key: bytes, kind: bytes) -> Any:
-        value = await self.connection.call(*(part if part != b"" else key for part in _READS[kind]))
-        return sorted(value) if key == self.keys.leases.encode() else value
+        kinds = await asyncio.gather(*(self.connection.call("TYPE", key) for key in keys))
+        commands = ([part or key for part in _READS[kind]] for key, kind in zip(keys, kinds, strict=True))
+        values = await asyncio.gather(*(self.connection.call(*command) for command in commands))
+        read = dict(zip(keys, values, strict=True))
+        leases = self.keys.leases.encode()
+        return read | {leases: sorted(read.get(leases, []))}
 
     # --- what must be true ----------------------------------------------------------------------------------------
-
-    async def _all(self, command: str, *keys: str) -> list[Any]:
-        return list(await asyncio.gather(*(self.connection.call(command, key) for key in keys)))
 
     async def check(self) -> dict[str, dict[str, Any]]:
         """Asserts the invariants of the whole working state; returns its records."""
         names = dict(zip(_STATE, self.keys.state(), strict=True))
-        hashes = await self._all("HGETALL", *(names[name] for name in _HASHES))
-        turns, envelopes, users, conversations, claims, schedule = (_text(found) for found in hashes)
-        queue, parked, held, leases = [
-            {member.decode() for member in await self.connection.call("ZRANGE", names[name], 0, -1)}
+        read = await self._read_all()
+        turns, envelopes, users, conversations, claims, schedule = (
+            _text(read.get(names[name].encode(), {})) for name in _HASHES
+        )
+        queue, parked, held, leases = (
+            {member.decode() for member in read.get(names[name].encode(), [])}
             for name in ("queue", "parked", "held", "leases")
-        ]
+        )
         records = {turn: msgspec.msgpack.decode(packed) for turn, packed in turns.items()}
         by_state: defaultdict[str, set[str]] = defaultdict(set)
         for turn, record in records.items():
@@ -278,7 +298,8 @@ class Partition:
         assert {user: of["n"] for user, of in has.items()} == counts
         for turn in by_state["q"]:
             record = records[turn]
-            assert int(record["m"].split(SEP)[2]) <= has[record["u"]]["tags"].get(record["c"], 0) or record.get("w")
+            tags = has[record["u"]]["tags"] or {}  # an empty one comes as a list
+            assert int(record["m"].split(SEP)[2]) <= tags.get(record["c"], 0)
         for turn in by_state["h"]:
             assert counts[records[turn]["u"]] >= self.admission.limits.running_per_user
 
@@ -299,23 +320,19 @@ class Partition:
         assert schedule.keys() <= {"order", "pass", "memory", "mean_ms"} | {
             f"{kind}{SEP}{class_}" for kind in ("pass", "time", "running") for class_ in UserType
         }
-        assert await self.connection.call("LLEN", names["doorbell"]) <= DOORBELL_CAP
+        assert len(read.get(names["doorbell"].encode(), [])) <= DOORBELL_CAP
 
         # Feeds and logs end where they say they do, and a turn is live as long as it is here.
         live: dict[str, set[str]] = {}
-        for key in await self.connection.call("KEYS", "*"):
-            name = key.decode().rpartition("}:")[2]
-            what, _, whose = name.partition(":")
-            assert what in _KEYS_OF_TURNS or name in {*_STATE, *_OTHER_KEYS}, name
+        for key, value in read.items():
+            what, _, whose = _name(key).partition(":")
+            assert what in _KEYS_OF_TURNS if whose else what in {*_STATE, *_OTHER_KEYS}
             if what == "live":
-                fields = _text(await self.connection.call("HGETALL", key))
+                fields = _text(value)
                 live[whose] = fields.keys() - {"#t", "#g"}
-                tail = await self.connection.call("XREVRANGE", self.keys.feed(whose), "+", "-", "COUNT", 1)
-                assert tail[0][0] == fields["#t"] + b"-0"
+                assert read[self.keys.feed(whose).encode()][-1][0] == fields["#t"] + b"-0"
             elif what == "logmeta":
-                meta = _text(await self.connection.call("HGETALL", key))
-                tail = await self.connection.call("XREVRANGE", self.keys.log(whose), "+", "-", "COUNT", 1)
-                assert tail[0][0] == meta["t"] + b"-0"
+                assert read[self.keys.log(whose).encode()][-1][0] == _text(value)["t"] + b"-0"
         here: defaultdict[str, set[str]] = defaultdict(set)
         for turn, record in records.items():
             if record["s"] != "e":
@@ -326,17 +343,18 @@ class Partition:
     async def check_empty(self) -> None:
         """Everything has ended, and has left nothing but what is kept for a while or counts."""
         assert await self.check() == {}
-        left = {key.decode().rpartition("}:")[2] for key in await self.connection.call("KEYS", "*")}
+        left = {_name(key) for key in await self.connection.call("KEYS", "*")}
         assert left & set(_STATE) <= {"epoch", "schedule", "doorbell", "beats", "slots"}
 
 
-_READS: dict[bytes, tuple[bytes | str | int, ...]] = {
-    b"string": ("GET", b""),
-    b"hash": ("HGETALL", b""),
-    b"list": ("LRANGE", b"", 0, -1),
-    b"zset": ("ZRANGE", b"", 0, -1),
-    b"stream": ("XRANGE", b"", "-", "+"),
+_READS = {
+    b"string": ("GET", None),
+    b"hash": ("HGETALL", None),
+    b"list": ("LRANGE", None, "0", "-1"),
+    b"zset": ("ZRANGE", None, "0", "-1"),
+    b"stream": ("XRANGE", None, "-", "+"),
 }
+"""How each type is read; None stands for the key."""
 _HASHES = ("turns", "envelopes", "users", "conversations", "claims", "schedule")
 _STATE = (
     *("epoch", "turns", "envelopes", "queue", "parked", "held", "users", "conversations", "leases", "claims"),
@@ -344,6 +362,10 @@ _STATE = (
 )
 _OTHER_KEYS = ("building", "server", "format", "workers", "stops")
 _KEYS_OF_TURNS = ("done", "rate", "log", "logmeta", "feed", "live")
+
+
+def _name(key: bytes) -> str:
+    return key.decode().removeprefix("kd:{acme:support:0}:")
 
 
 def _text(found: dict[bytes, bytes]) -> dict[str, bytes]:
@@ -374,6 +396,6 @@ async def a_partition(url: str, **settings: Any) -> AsyncGenerator[Partition]:
     """A partition on a server that it empties, its epoch published; checked at the end."""
     async with open_connection(url, name="test") as connection:
         await connection.call("FLUSHALL")
-        partition = await Partition(connection, **settings).open()
+        partition = await Partition(connection, url, **settings).open()
         yield partition
         await partition.check()

@@ -110,7 +110,7 @@ class WorkingStateMachine(RuleBasedStateMachine):
 
     @rule(
         user=st.sampled_from(sorted(USERS)),
-        conversation=st.integers(1, 2),
+        conversation=st.integers(1, 3),
         policy=st.sampled_from(Policy),
         bundle=st.sampled_from(BUNDLES),
     )
