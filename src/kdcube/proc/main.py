@@ -153,6 +153,7 @@ class Proc:
                 tasks=[leading],
             )
             leases.start()
+            connection.on_connect.append(leases.hurry)
             stack.callback(leases.stop)
             await enter(_owned(_sign_of_life(leases), "sign of life"))
             await enter(self.worker.working())
