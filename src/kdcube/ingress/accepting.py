@@ -27,6 +27,10 @@ from kdcube.redis.queue import Queue
 from kdcube.telemetry.failpoints import hit
 
 _WAITING = frozenset({TurnState.QUEUED, TurnState.STEERING})
+_RECEIPTS: Mapping[TurnState, ReceiptState] = {
+    TurnState.STEERING: ReceiptState.ACCEPTED,
+    TurnState.APPLIED: ReceiptState.APPLIED,
+}
 
 _LIMITED: Mapping[str, str] = {
     "rate_limit_burst": "Too many messages at once.",
@@ -113,10 +117,12 @@ class Accepting:
             raise InvalidInput("message", "the message holds what cannot be stored") from error
         match committed:
             case Inserted(state):
-                return await self._inserted(envelope, outcome, state)
+                return await self._admitted(envelope, outcome, state)
             case ConversationRefused():
                 await self._withdraw(envelope, epoch, nonce)
                 raise _no_conversation()
+            case Existing(order=outcome.order):  # a repeat, or the worker, was faster to commit this admission
+                return await self._admitted(envelope, outcome, committed.state)
             case Existing():
                 same = committed.content_hash == envelope.content_hash
                 if not same or committed.state not in _WAITING:
@@ -126,7 +132,7 @@ class Accepting:
                     raise _other_content()
                 return await self._attached(envelope, committed.state)
 
-    async def _inserted(self, envelope: TurnEnvelope, outcome: Admitted | Delivered, state: TurnState) -> Acceptance:
+    async def _admitted(self, envelope: TurnEnvelope, outcome: Admitted | Delivered, state: TurnState) -> Acceptance:
         ids = (envelope.turn_id, envelope.client_turn_id, envelope.conversation_id)
         if isinstance(outcome, Admitted):
             if outcome.interrupts:
@@ -135,7 +141,7 @@ class Accepting:
         if state is TurnState.CANCELLED:  # the turn that it steers was cancelled in the meantime
             await self._cancelling.interrupted(envelope.turn_id, envelope.user_id)
             return Acceptance(*ids, receipt=ReceiptState.CANCELLED)
-        return Acceptance(*ids, receipt=ReceiptState.ACCEPTED)
+        return Acceptance(*ids, receipt=_RECEIPTS.get(state, ReceiptState.ACCEPTED))
 
     async def _repeat(self, envelope: TurnEnvelope, found: Duplicate, epoch: int) -> Acceptance:
         """The same message was admitted before; whoever did that may not have lived to commit it."""
@@ -167,7 +173,7 @@ class Accepting:
             turn.turn_id,
             turn.client_turn_id,
             turn.conversation_id,
-            receipt=ReceiptState.APPLIED if state is TurnState.APPLIED else None,
+            receipt=_RECEIPTS.get(state),
             duplicate=True,
         )
 

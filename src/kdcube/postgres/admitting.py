@@ -122,7 +122,12 @@ class AdmitTurns:
         rows = await self._database.fetch(self._sql["existing_turns"], *self._scope, turn_ids)
         return {
             row["turn_id"]: Existing(
-                row["turn_id"], TurnState(row["state"]), row["content_hash"], row["conversation_id"], row["claim_id"]
+                row["turn_id"],
+                TurnState(row["state"]),
+                row["content_hash"],
+                row["conversation_id"],
+                row["claim_id"],
+                row["admitted_order"],
             )
             for row in rows
         }

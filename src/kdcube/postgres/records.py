@@ -106,6 +106,8 @@ class Existing:
     content_hash: str
     conversation_id: str
     claim_id: str | None
+    order: int
+    """Of the admission that it was committed for, maybe by somebody else: a repeated send, or the worker."""
 
 
 @dataclass(frozen=True, slots=True)

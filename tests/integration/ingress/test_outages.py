@@ -63,6 +63,27 @@ async def test_an_interrupt_whose_commit_failed_still_interrupts(bench: Any) -> 
     assert (await bench.turns.get(first["task_id"])).cancel_requested
 
 
+@pytest.mark.parametrize("policy", ["enqueue", "steer"])
+async def test_a_repeat_that_is_faster_than_the_commit_takes_nothing_from_the_first_answer(
+    bench: Any, policy: str
+) -> None:
+    alice = await bench.client("alice-token")
+    running = await sent(alice)
+    await bench.worker.start()
+    message = {"turn_id": "t1", "conversation_id": running["conversation_id"], "policy": policy}
+    failpoints.install("ingress.accept.admitted=pause:1")
+    sending = asyncio.create_task(sent(alice, **message))
+    while not failpoints.visits("ingress.accept.admitted"):
+        await asyncio.sleep(0)
+    repeated = await sent(alice, **message)
+    failpoints.release("ingress.accept.admitted")
+    first = await sending
+    assert repeated["duplicate"] and "duplicate" not in first
+    assert (first["task_id"], first["position"]) == (repeated["task_id"], repeated["position"])
+    assert first.get("receipt") == repeated.get("receipt")
+    assert ("receipt" in first) == (policy == "steer")
+
+
 async def test_a_worker_that_is_faster_than_the_commit(bench: Any) -> None:
     """The row is written by START; the accepting ingress finds it and attaches."""
     alice = await bench.client("alice-token")
@@ -74,6 +95,7 @@ async def test_a_worker_that_is_faster_than_the_commit(bench: Any) -> None:
     failpoints.release("ingress.accept.admitted")
     answer = await sending
     assert answer["task_id"] == claim.envelope.turn_id
+    assert "duplicate" not in answer
     await bench.worker.end(claim)
     assert (await bench.turns.get(answer["task_id"])).state is TurnState.COMPLETED
 

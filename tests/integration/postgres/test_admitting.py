@@ -42,7 +42,7 @@ async def test_a_row_that_exists_is_told_and_not_changed(world: World) -> None:
     await world.running("a", text="first")
     before = await world.row("a")
     again = await world.admit("a", text="second")
-    assert again == Existing("a", TurnState.RUNNING, before.content_hash, "c1", "claim")
+    assert again == Existing("a", TurnState.RUNNING, before.content_hash, "c1", "claim", before.admitted_order)
     assert await world.row("a") == before
     assert await world.admit("a", "c2") == again
     assert await world.conversations.get("u1", "c2") is None  # a repeat opens no conversation

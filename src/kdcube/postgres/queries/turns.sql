@@ -49,7 +49,7 @@ returning turn_id
 
 -- name: existing_turns
 -- What a repeated send is told about the turns of the ids $3.
-select turn_id, state, content_hash, conversation_id, claim_id
+select turn_id, state, content_hash, conversation_id, claim_id, admitted_order
 from turns where tenant = $1 and project = $2 and turn_id = any($3::text[])
 
 -- name: count_steers
