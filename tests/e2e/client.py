@@ -274,7 +274,7 @@ class Gate:
 
     async def reached(self) -> None:
         """Wait until a failpoint has come here."""
-        while not self._reached.exists():  # noqa: ASYNC110 - another process makes the file
+        while not self._reached.exists():
             await asyncio.sleep(_RECONNECT_S)
 
     @property

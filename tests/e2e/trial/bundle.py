@@ -1,7 +1,7 @@
 """The bundle of these tests: echoes as the echo bundle does, waits where a test holds it, and writes down what ran.
 
-``message.payload`` has ``echo``, with the orders ``deltas``, ``delay_ms``, ``text_bytes``, ``fail`` and ``crash_after`` of
-the echo bundle, and ``trial``, an object with any of:
+``message.payload`` has ``echo``, with the echo bundle's orders ``deltas``, ``delay_ms``, ``text_bytes``, ``fail`` and
+``crash_after``, and ``trial``, an object with any of:
 
 - ``hold``: a file; the bundle waits until it exists
 - ``hold_after``: how many deltas are sent before it waits (default 1)

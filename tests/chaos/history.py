@@ -1,0 +1,219 @@
+"""What clients sent and saw, and the proof that it is one that the promises allow.
+
+Tests record: ``sends`` (with their outcome), ``views`` (all that one reader saw of a turn's or a user's stream, over as
+many connections as it took), ``ran`` (what the trial bundle wrote down) and ``stored`` (the turns in the end). Then
+``violations`` finds everything that must not be:
+
+- an accepted turn that did not end, ended twice, or ended differently for two readers or in the store
+- events of a turn with a gap or a repeat: offsets are consecutive within an incarnation, and only a resync moves on
+  to another one; a new attempt says which one it supersedes
+- a completed turn whose deltas are not its answer, as a reader saw it or as it is stored
+- a turn that ran twice, or beside another one of its conversation, or although it was refused
+- a message that became two turns, or two messages that became one
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from tests.e2e.client import Client, Event
+
+ENDED = ("completed", "failed", "cancelled", "interrupted")
+_REFUSALS = ("no_capacity", "memory", "queue_full", "backpressure", "rebuilding", "draining")
+"""Errors of a 503 that say that nothing was admitted; any other leaves it open."""
+
+
+@dataclass(slots=True)
+class Send:
+    """One message under one key, over as many requests as it took. ``task_id`` is set when it was accepted."""
+
+    key: str
+    conversation_id: str
+    text: str
+    task_id: str | None = None
+    refused: str | None = None
+    """Why, when all that was said of it is that it was not admitted."""
+
+
+@dataclass(slots=True)
+class History:
+    sends: list[Send] = field(default_factory=list[Send])
+    views: dict[str, list[Event]] = field(default_factory=dict[str, list[Event]])
+    stored: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """By internal id, as ``Client.stored`` gives them."""
+    ran: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    """("begin" or "end", internal id), in the order in which it happened."""
+
+    def view(self, name: str) -> list[Event]:
+        """Where a reader puts what it sees."""
+        return self.views.setdefault(name, [])
+
+    def sent(self, key: str, conversation_id: str, text: str, response: httpx.Response) -> Send:
+        """Records the outcome of a send."""
+        send = Send(key, conversation_id, text)
+        self.sends.append(send)
+        self.outcome(send, response)
+        return send
+
+    def outcome(self, send: Send, response: httpx.Response) -> None:
+        """Records what one more request told."""
+        told = response.json()
+        if response.status_code == 202:
+            assert send.task_id in (None, told["task_id"]), f"{send.key} became two turns"
+            send.task_id, send.refused = told["task_id"], None
+        elif response.status_code < 500 or told["error"] in _REFUSALS:
+            send.refused = told["error"]
+
+    async def collect(self, client: Client, conversations: Sequence[str], record: Path | None = None) -> None:
+        """Adds what is stored of ``conversations`` and what the bundle wrote down."""
+        for conversation in conversations:
+            self.stored.update(await client.stored(conversation))
+        if record is not None and record.exists():
+            self.ran += [(what, turn) for what, turn, _ in map(str.split, record.read_text().splitlines())]
+
+    def violations(self) -> list[str]:
+        return [
+            *self._of_sends(),
+            *self._of_views(),
+            *self._of_runs(),
+        ]
+
+    def check(self) -> None:
+        """Fails with everything that is wrong."""
+        found = self.violations()
+        assert not found, "\n".join(["the history breaks promises:", *found])
+
+    # --- parts of the proof
+
+    def _of_sends(self) -> Iterator[str]:
+        owner: dict[str, str] = {}
+        for send in self.sends:
+            if send.task_id is None:
+                continue
+            if owner.setdefault(send.task_id, send.key) != send.key:
+                yield f"{send.key} and {owner[send.task_id]} became one turn, {send.task_id}"
+            turn = self.stored.get(send.task_id)
+            if turn is None:
+                yield f"{send.key} was accepted and is not stored ({send.task_id})"
+            elif turn["state"] not in (*ENDED, "applied"):
+                yield f"{send.key} was accepted and is still {turn['state']} ({send.task_id})"
+            elif turn["message"] != send.text:
+                yield f"{send.key} is stored as {turn['message']!r}"
+        known = {send.task_id for send in self.sends}
+        undecided = {send.text for send in self.sends if send.task_id is None and send.refused is None}
+        refused = {send.text: send for send in self.sends if send.refused is not None}
+        for task_id, turn in self.stored.items():
+            if task_id not in known and turn["message"] in refused:
+                yield f"{refused[turn['message']].key} was refused and is stored as {task_id}"
+            elif task_id not in known and turn["message"] not in undecided:
+                yield f"nobody sent {task_id}: {turn['message']!r}"
+
+    def _of_views(self) -> Iterator[str]:
+        for name, events in self.views.items():
+            turns: dict[str, _Reader] = {}
+            for event in events:
+                if event.turn is None:
+                    continue
+                reader = turns.setdefault(event.turn, _Reader())
+                yield from (f"{name}: {wrong} of {event.turn}" for wrong in reader.see(event))
+            for turn, reader in turns.items():
+                yield from (f"{name}: {wrong} of {turn}" for wrong in self._against_store(reader, turn))
+
+    def _against_store(self, reader: _Reader, turn_id: str) -> Iterator[str]:
+        turn = self.stored.get(turn_id)
+        if turn is None or reader.ended is None:
+            return
+        if reader.ended != turn["state"]:
+            yield f"the end {reader.ended!r} is not the stored one, {turn['state']!r},"
+        if reader.ended == "completed" and reader.text != turn["answer"]:
+            yield f"the text {reader.text!r} is not the stored answer {turn['answer']!r}"
+
+    def _of_runs(self) -> Iterator[str]:
+        begun = Counter(turn for what, turn in self.ran if what == "begin")
+        ended = {turn for what, turn in self.ran if what == "end"}
+        for turn, times in begun.items():
+            if times > 1:
+                yield f"{turn} ran {times} times"
+            if self.stored and turn not in self.stored:
+                yield f"{turn} ran and is not stored"
+        conversation_of = {send.task_id: send.conversation_id for send in self.sends}
+        running: dict[str, str] = {}
+        for what, turn in self.ran:
+            conversation = conversation_of.get(turn)
+            if conversation is None:
+                continue
+            if what == "end":
+                running.pop(conversation, None)
+            else:
+                other = running.get(conversation)
+                if other is not None and other in ended:  # one without an end died with its process
+                    yield f"{turn} ran beside {other} in {conversation}"
+                running[conversation] = turn
+
+
+class _Reader:
+    """What one reader has seen of one turn."""
+
+    def __init__(self) -> None:
+        self.incarnation: int | None = None
+        self.offset = 0
+        self.attempt = 0
+        self.text = ""
+        self.ended: str | None = None
+        self.told_end = False
+
+    def see(self, event: Event) -> Iterator[str]:
+        """Takes one event; what is wrong with it."""
+        if event.name == "conv_status":
+            yield from self._status(event)
+        elif event.offset is not None:
+            yield from self._logged(event)
+
+    def _status(self, event: Event) -> Iterator[str]:
+        if event.turn_state not in ENDED:
+            return
+        if self.told_end:
+            yield "a second end in the feed"
+        if self.ended is None:
+            yield "an end in the feed before the last event"
+        elif self.ended != event.turn_state:
+            yield f"two ends, {self.ended!r} and {event.turn_state!r},"
+        self.told_end = True
+
+    def _logged(self, event: Event) -> Iterator[str]:
+        data, place = event.data, (event.data["incarnation"], event.data["offset"])
+        if self.ended is not None:
+            yield f"{event.name} {place} behind the end"
+        if event.name == "resync":
+            if data["incarnation"] == self.incarnation and data["offset"] < self.offset:
+                yield f"a resync {place} that goes back from {self.offset}"
+            self.attempt = data["data"]["attempt"]
+            self.text = data["data"]["text"].get("answer", "")
+        else:
+            expected = (self.incarnation, self.offset + 1)
+            if place != expected and not (self.incarnation is None and place[1] == 1):
+                yield f"{event.name} {place} where {expected} follows"
+            yield from self._content(event)
+        self.incarnation, self.offset = place
+
+    def _content(self, event: Event) -> Iterator[str]:
+        data = event.data
+        if event.name == "chat_start":
+            if data["attempt"] <= self.attempt:
+                yield f"attempt {data['attempt']} behind attempt {self.attempt}"
+            if self.attempt and data.get("supersedes") != self.attempt:
+                yield f"attempt {data['attempt']} supersedes {data.get('supersedes')}, not {self.attempt},"
+            self.attempt, self.text = data["attempt"], ""
+        elif data["attempt"] != self.attempt:
+            yield f"{event.name} of attempt {data['attempt']} within attempt {self.attempt}"
+        if event.name == "chat_delta" and data["delta"]["marker"] == "answer":
+            self.text += event.text
+        if event.ends_turn:
+            self.ended = data["data"]["state"]
+            if self.ended == "completed" and self.text != data["data"]["answer"]:
+                yield f"the deltas {self.text!r} are not the answer {data['data']['answer']!r}"
