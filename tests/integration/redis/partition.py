@@ -350,6 +350,7 @@ class Partition:
 _READS = {
     b"string": ("GET", None),
     b"hash": ("HGETALL", None),
+    b"set": ("SMEMBERS", None),
     b"list": ("LRANGE", None, "0", "-1"),
     b"zset": ("ZRANGE", None, "0", "-1"),
     b"stream": ("XRANGE", None, "-", "+"),

@@ -130,8 +130,8 @@ while #claimed < n_claims do
 end
 if #claimed == 0 then return claimed end
 
+redis.call('HSET', TURNS, unpack(records)) -- first: it is what a server whose memory is full refuses
 redis.call('ZREM', QUEUE, unpack(members))
-redis.call('HSET', TURNS, unpack(records))
 redis.call('HSET', CLAIMS, unpack(fences))
 redis.call('ZADD', LEASES, unpack(leases))
 local changed = {'pass', clock}
