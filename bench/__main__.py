@@ -1,7 +1,6 @@
-"""``python -m bench``: runs every bench beside this file against an embedded Valkey of its own.
+"""``python -m bench``: runs every bench beside this file; those of Valkey get the URL of an embedded one.
 
-Figures for people; they pass or fail nothing. Each bench is a program by itself too (``python -m bench.NAME``); it is
-given the server's URL.
+Figures for people; they pass or fail nothing. Each bench is a program by itself too (``python -m bench.NAME``).
 """
 
 from __future__ import annotations
@@ -29,7 +28,16 @@ def main() -> int:
             codes = []
             for bench in benches:
                 print(f"== {bench.name}", flush=True)
-                codes.append(subprocess.run([sys.executable, "-m", f"bench.{bench.stem}", url]).returncode)
+                codes.append(
+                    subprocess.run(
+                        [
+                            sys.executable,
+                            "-m",
+                            f"bench.{bench.stem}",
+                            *([url] if bench.stem.startswith("redis_") else []),
+                        ]
+                    ).returncode
+                )
         finally:
             process.stop(server, STOP_SIGNAL, grace_s=10)
     return max(codes, default=0)
