@@ -205,6 +205,15 @@ class Partition:
             await self.finish(claims[0])
         return order
 
+    async def run_some(self, count: int, *, room: Mapping[str, int] | None = None) -> list[Claim]:
+        """Claims and ends ``count`` turns, one at a time."""
+        ran: list[Claim] = []
+        for _ in range(count):
+            [claim] = await self.claim(room=room)
+            await self.finish(claim)
+            ran.append(claim)
+        return ran
+
     async def let_lease_expire(self, turn_id: str) -> None:
         await self.connection.call("ZADD", self.keys.leases, "XX", 1, turn_id)
 
