@@ -126,6 +126,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
                 streams,
                 turns,
                 conversations,
+                feeds,
                 max_body_bytes=own_limits.max_body_bytes,
             ),
             ConversationRoutes(callers, conversations, turns, composer, accepting, cancelling, feeds, own_limits),

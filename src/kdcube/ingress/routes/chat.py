@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -23,9 +24,10 @@ from kdcube.ingress.streams.response import EventStream
 from kdcube.ingress.views import iso
 from kdcube.postgres.conversations import Conversations
 from kdcube.postgres.turns import Turns
-from kdcube.protocol.errors import InvalidInput
+from kdcube.protocol.errors import InvalidInput, StoreUnavailable
 from kdcube.protocol.ids import check_client_id
 from kdcube.protocol.turns import TurnState
+from kdcube.redis.feed import Feeds
 
 SMALL_BODY_BYTES = 64 * 1024
 
@@ -47,6 +49,7 @@ class ChatRoutes:
         streams: Streams,
         turns: Turns,
         conversations: Conversations,
+        feeds: Feeds,
         *,
         max_body_bytes: int,
     ) -> None:
@@ -57,6 +60,7 @@ class ChatRoutes:
         self._streams = streams
         self._turns = turns
         self._conversations = conversations
+        self._feeds = feeds
         self._max_body_bytes = max_body_bytes
 
     async def send(self, request: Request) -> Response:
@@ -110,15 +114,17 @@ class ChatRoutes:
             raise NotFound("There is no such conversation.", error="conversation_not_found", field="conversation_id")
         current = await self._turns.current(caller.user_id, conversation_id)
         state = "idle" if current is None else "in_progress" if current.state is TurnState.RUNNING else "queued"
-        return json_response(
-            {
-                "conversation_id": conversation_id,
-                "state": state,
-                "current_turn_id": current and current.client_turn_id,
-                "current_task_id": current and current.turn_id,
-                "updated_at": iso(conversation.last_activity_ms),
-            }
-        )
+        status = {
+            "conversation_id": conversation_id,
+            "state": state,
+            "current_turn_id": current and current.client_turn_id,
+            "current_task_id": current and current.turn_id,
+            "updated_at": iso(conversation.last_activity_ms),
+        }
+        if body.stream_id is not None:  # existing clients read the answer from their stream
+            with suppress(StoreUnavailable):
+                await self._feeds.notify(caller.user_id, {"type": "conversation.status", **status})
+        return json_response(status)
 
     async def user_stream(self, request: Request) -> EventStream:
         caller = await self._callers.identify(request, opens=True, query_tokens=True)

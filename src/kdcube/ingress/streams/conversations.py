@@ -30,6 +30,8 @@ class FeedEvents:
             data = self._status(type_, event)
             return sse.event("conv_status", self.envelope("conv.status", event, data), id_=id_)
         data = {name: value for name, value in event.items() if name != "type"}
+        if type_ == "conversation.status":
+            return sse.event("conv_status", self.envelope("conv.status", event, data), id_=id_)
         if type_ == "steer.receipt":
             self._leave(event)
             data["id"] = event["turn_id"]
