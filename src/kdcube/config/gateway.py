@@ -139,9 +139,9 @@ class Limits(_Section):
     max_page_items: int = Field(default=100, ge=1, le=1000)
     max_title_chars: int = Field(default=200, ge=1)
     max_search_chars: int = Field(default=200, ge=1)
-    max_steers_per_turn: int = Field(default=100, ge=1)
     max_running_turns_per_user: int = Field(default=8, ge=1)
-    max_queued_turns_per_user: int = Field(default=100, ge=1)
+    max_live_turns_per_user: int = Field(default=100, ge=1)
+    """Turns of one user that wait or run, steers included."""
     max_queue_wait_seconds: int = Field(default=3_600, ge=1)
     """A turn that waits longer ends as ``failed`` with ``queue_timeout``."""
 

@@ -35,6 +35,7 @@ _RECEIPTS: Mapping[TurnState, ReceiptState] = {
 _LIMITED: Mapping[str, str] = {
     "rate_limit_burst": "Too many messages at once.",
     "rate_limit_hourly": "Too many messages within an hour.",
+    "user_queue_full": "Too many of your messages are waiting.",
 }
 _UNAVAILABLE: Mapping[str, str] = {
     "no_capacity": "No worker is there to run the turn.",

@@ -150,6 +150,7 @@ def admission_limits(gateway: GatewayConfig) -> AdmissionLimits:
         queue_depth_multiplier=pressure.queue_depth_multiplier,
         max_queue_size=gateway.limits.proc.max_queue_size,
         running_per_user=gateway.limits.proc.max_running_turns_per_user,
+        live_per_user=gateway.limits.proc.max_live_turns_per_user,
     )
 
 

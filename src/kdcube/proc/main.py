@@ -47,8 +47,6 @@ from kdcube.telemetry.logging import configure
 
 log = structlog.get_logger(__name__)
 
-QUEUE_LIMIT_S = 3600.0
-"""A message that waited longer fails with ``queue_timeout``."""
 _LOOP_SIGN_S = 1.0
 
 
@@ -101,7 +99,7 @@ class Proc:
                 epochs=Epochs(self.database, *scope),
                 queue=queue,
                 working_state=working_state,
-                queue_limit_s=QUEUE_LIMIT_S,
+                queue_limit_s=gateway.limits.proc.max_queue_wait_seconds,
             )
             leader = Leader(leadership, connection=connection, workers=workers, reaper=reaper, reconciler=reconciler)
             leading = await enter(_owned(leader.run(), "maintenance"))

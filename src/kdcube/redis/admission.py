@@ -53,6 +53,8 @@ class AdmissionLimits:
     max_queue_size: int
     heartbeat_ttl_s: float = 15.0
     running_per_user: int = 8
+    live_per_user: int = 100
+    """Turns of one user that wait or run, steers included."""
     memory_threshold: float = 0.9
     """Share of Valkey's maxmemory above which nothing is admitted."""
 
@@ -96,7 +98,7 @@ class Rejected:
     """Refused; nothing was changed.
 
     ``reason``: idempotency_conflict, conversation_not_found, conversation_busy, rate_limit_burst, rate_limit_hourly,
-    no_capacity, memory, queue_full, backpressure.
+    user_queue_full, no_capacity, memory, queue_full, backpressure.
     """
 
     reason: str
@@ -157,6 +159,7 @@ class Admission:
                 secrets.token_hex(4),
                 accepted_event(envelope),
                 int(limits.memory_threshold * 1000),
+                limits.live_per_user,
             ],
         )
         match reply[0]:

@@ -34,6 +34,7 @@ NO_LIMITS = AdmissionLimits(
     capacity_buffer=0.0,
     queue_depth_multiplier=1.0,
     max_queue_size=-1,
+    live_per_user=10**9,
 )
 SEP = "\x1f"
 

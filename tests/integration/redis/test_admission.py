@@ -318,6 +318,20 @@ async def test_the_length_of_the_queue_has_a_hard_cap(server_url):
         assert await partition.admit(a_message("bob")) == Rejected("queue_full", 2.0)
 
 
+async def test_one_user_has_so_many_turns_under_way_steers_included(server_url):
+    async with a_partition(server_url, limits=limited(live_per_user=3)) as partition:
+        claim = await partition.running(await partition.admitted("ann", "c"))
+        await partition.admitted("ann", "d")
+        assert isinstance(await partition.admit(a_message("ann", "c", policy=Policy.STEER)), Delivered)
+        async with partition.unchanged():
+            for policy in Policy:
+                refused = await partition.admit(a_message("ann", "c" if policy is Policy.STEER else "e", policy=policy))
+                assert refused == Rejected("user_queue_full", 2.0)
+        await partition.admitted("bob")
+        await partition.finish(claim)
+        await partition.admitted("ann", "e")
+
+
 async def test_without_a_live_worker_nothing_is_admitted(partition):
     await partition.connection.call("ZADD", partition.keys.beats, "XX", time.time() * 1000 - 15_100, "worker")
     async with partition.unchanged():

@@ -3,7 +3,8 @@
 -- ARGV: 1 epoch, 2 turn, 3 envelope, 4 content hash, 5 user, 6 class, 7 conversation, 8 bundle, 9 envelope version,
 --       10 policy, 11 nonce, 12 client turn id, 13 burst, 14 burst window ms, 15 hourly, 16 pressure threshold of the
 --       class, 17 hard threshold, 18 capacity buffer, 19 queue depth multiplier, 20 max queue size, 21 heartbeat ttl ms,
---       22 cap of running turns a user, 23 channel prefix, 24 feed name, 25 accepted event, 26 memory threshold (per mille)
+--       22 cap of running turns a user, 23 channel prefix, 24 feed name, 25 accepted event, 26 memory threshold (per mille),
+--       27 live turns a user
 --       (13, 15, 20: -1 is no limit)
 -- Returns: {'admitted', order, accepted ms, position, eta ms, interrupted turn or ''}
 --       | {'delivered', order, accepted ms, steered turn}
@@ -55,6 +56,8 @@ if limited then
 end
 
 if tonumber(redis.call('HGET', SCHEDULE, 'memory') or 0) >= tonumber(ARGV[26]) then return {'rejected', 'memory', 5000} end
+
+if redis.call('HLEN', KEYS[18]) - 2 >= tonumber(ARGV[27]) then return {'rejected', 'user_queue_full', 2000} end -- but #t, #g
 
 -- A steer takes no slot of its own. Without a running turn it is a turn like any other.
 local steered = policy == 'steer' and busy and (busy.s == 'c' or busy.s == 'r') and busy
