@@ -332,6 +332,30 @@ async def test_one_user_has_so_many_turns_under_way_steers_included(server_url):
         await partition.admitted("ann", "e")
 
 
+async def test_a_user_has_only_so_many_live_turns(server_url):
+    async with a_partition(server_url, limits=limited(live_per_user=3), running_per_user=1) as partition:
+        first = await partition.running(await partition.admitted(conversation="a"))
+        assert isinstance(await partition.admit(a_message(conversation="a", policy=Policy.STEER)), Delivered)
+        await partition.admitted()
+        async with partition.unchanged():
+            for policy in (Policy.ENQUEUE, Policy.STEER):
+                refused = await partition.admit(a_message(conversation="a", policy=policy))
+                assert refused == Rejected("user_queue_full", 2.0)
+        await partition.admitted("bob")
+        await partition.finish(first)
+        await partition.admitted()
+
+
+async def test_live_turns_that_ended_unnoticed_do_not_count(server_url):
+    async with a_partition(server_url, limits=limited(live_per_user=2)) as partition:
+        for _ in range(2):
+            await partition.admitted()
+        partition.epoch = 2
+        await partition.open()  # a rebuild that put neither back: PostgreSQL had their ends, nobody told Valkey
+        message = await partition.admitted()
+        assert (await partition.feeds.read("ann", None)).live == {message.turn_id: 3}
+
+
 async def test_without_a_live_worker_nothing_is_admitted(partition):
     await partition.connection.call("ZADD", partition.keys.beats, "XX", time.time() * 1000 - 15_100, "worker")
     async with partition.unchanged():

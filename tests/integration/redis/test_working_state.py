@@ -526,8 +526,8 @@ def test_the_working_state_stays_consistent_whatever_happens(server_url: str) ->
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=100,
-            stateful_step_count=40,
+            max_examples=60,
+            stateful_step_count=50,
             deadline=None,
             phases=[Phase.generate, Phase.shrink],
             database=None,

@@ -57,7 +57,17 @@ end
 
 if tonumber(redis.call('HGET', SCHEDULE, 'memory') or 0) >= tonumber(ARGV[26]) then return {'rejected', 'memory', 5000} end
 
-if redis.call('HLEN', KEYS[18]) - 2 >= tonumber(ARGV[27]) then return {'rejected', 'user_queue_full', 2000} end -- but #t, #g
+-- The user's live turns; those that ended unnoticed, while Valkey was being rebuilt, do not count.
+local live_cap = tonumber(ARGV[27])
+local live = redis.call('HLEN', KEYS[18]) - 2 -- the feed's tail and name
+if live >= live_cap then
+  for _, other in ipairs(redis.call('HKEYS', KEYS[18])) do
+    if string.sub(other, 1, 1) ~= '#' and redis.call('HEXISTS', TURNS, other) == 0 then
+      live = live - redis.call('HDEL', KEYS[18], other)
+    end
+  end
+  if live >= live_cap then return {'rejected', 'user_queue_full', 2000} end
+end
 
 -- A steer takes no slot of its own. Without a running turn it is a turn like any other.
 local steered = policy == 'steer' and busy and (busy.s == 'c' or busy.s == 'r') and busy
