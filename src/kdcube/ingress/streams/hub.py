@@ -116,6 +116,9 @@ class LogHub:
         if not continues or lines is None or len(lines) != change.offset - change.previous:
             self.look(log)
             return
+        if change.head is None and not log.head:  # it ended without having started: the row knows whose it is
+            self.look(log)
+            return
         if not same:
             log.begin(Life(change.epoch, change.incarnation))
         if change.head is not None:

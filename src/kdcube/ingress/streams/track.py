@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from kdcube.ingress.streams.hub import LogHub
 from kdcube.ingress.streams.lines import position_line, resynchronised_line
@@ -34,8 +35,9 @@ class Track:
     """
 
     __slots__ = (
-        "_clock", "_hub", "_ids", "_life", "_looks", "_notify", "_place", "_position", "_projection", "_send_bytes",
-        "ended", "entry", "entry_at", "epoch", "incarnation", "log", "offset", "orphan", "prefix", "turn_id",
+        "_clock", "_hub", "_ids", "_life", "_looks", "_notify", "_page", "_page_after", "_place", "_position",
+        "_projection", "_send_bytes", "ended", "entry", "entry_at", "epoch", "incarnation", "log", "offset", "orphan",
+        "prefix", "turn_id",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +72,9 @@ class Track:
         """Until the log's present life is joined."""
         self._life: Life | None = None
         self._looks = -1
+        self._page: list[bytes] | None = None
+        """Lines of the joined life behind ``_page_after``: what a reader that is far behind holds."""
+        self._page_after = 0
         self._position: QueuePosition | None = None
         self.log = hub.follow(turn_id, self, after=place.offset)
 
@@ -101,7 +106,8 @@ class Track:
             return self._queue_position() if log.waiting else b""
         frames = log.recent(self._projection, self.offset, self._send_bytes)
         if frames is None:
-            return None
+            return self._deliver_page()
+        self._page = None
         return self._deliver(frames, log.line(1) if self.offset == 0 else None)
 
     async def fetch(self) -> bytes:
@@ -114,12 +120,25 @@ class Track:
                 self._hub.look(log)
                 return b""
             return await self._resync()
-        lines = await self._hub.page(log, self.offset)
-        if lines is None:
-            return b""
-        render, head, offset = self._projection.frame, log.head, self.offset
-        frames = [render(head, life.incarnation, offset + n, line) for n, line in enumerate(lines, 1)]
-        return self._deliver(frames, lines[0] if offset == 0 else None)
+        self._page = await self._hub.page(log, self.offset)
+        self._page_after = self.offset
+        return b""
+
+    def _deliver_page(self) -> bytes | None:
+        """The next of a page that was read because memory does not reach back to this place; None without one."""
+        start = self.offset - self._page_after
+        if self._page is None or start >= len(self._page):
+            return None
+        render, head, incarnation, offset = self._projection.frame, self.log.head, self.incarnation, self.offset
+        frames: list[bytes] = []
+        size = 0
+        for line in islice(self._page, start, None):
+            offset += 1
+            frames.append(render(head, incarnation, offset, line))
+            size += len(frames[-1])
+            if size >= self._send_bytes:
+                break
+        return self._deliver(frames, self._page[0] if self.offset == 0 else None)
 
     def _deliver(self, frames: list[bytes], first: bytes | None) -> bytes:
         self.offset += len(frames)
@@ -169,6 +188,7 @@ class Track:
         self.epoch, self.incarnation = life.epoch, life.incarnation
         self.prefix = None
         self.entry_at = -1
+        self._page = None
 
     async def _resync(self) -> bytes:
         log = self.log

@@ -361,6 +361,7 @@ async def test_cancelled_in_the_queue(site, streams, turn):
     site.valkey.finish(turn, completed(state=TurnState.CANCELLED))
     events = await reader.to_the_end()
     assert [event.name for event in events] == ["chat_complete"]
+    assert events[0].data["conversation"]["task_id"] == turn
 
 
 async def test_a_log_without_a_head_gets_one_from_the_row(site, streams, turn):
