@@ -14,7 +14,8 @@ import httpx
 
 PREFIX = "/chatbot/api"
 ENDS = ("chat_complete", "chat_error")
-_TIMEOUT_S = 60.0
+_PATIENCE_S = 60.0
+"""For one answer, or for the events that a test waits for."""
 _RECONNECT_S = 0.05
 """As the ``retry:`` of a browser: a server that is away is not asked in a busy loop."""
 
@@ -84,16 +85,27 @@ class Stream:
 
     async def until(self, wanted: Callable[[Event], bool]) -> Event:
         """Reads up to the first event that is wanted."""
-        while (event := await self.next()) is not None:
-            if wanted(event):
-                return event
-        raise AssertionError(f"the stream ended before that; it brought {[e.name for e in self.events]}")
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while (event := await self.next()) is not None:
+                    if wanted(event):
+                        return event
+        except TimeoutError:
+            raise AssertionError(f"it does not come; the stream has brought {self._names()}") from None
+        raise AssertionError(f"the stream ended before that; it brought {self._names()}")
 
     async def rest(self) -> list[Event]:
         """Reads on until the server closes the stream; everything that this connection has brought."""
-        while await self.next() is not None:
-            pass
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while await self.next() is not None:
+                    pass
+        except TimeoutError:
+            raise AssertionError(f"the stream does not end; it has brought {self._names()}") from None
         return self.events
+
+    def _names(self) -> list[str]:
+        return [event.name for event in self.events]
 
 
 class Client:
@@ -104,7 +116,7 @@ class Client:
         self.token = token
         self.http = httpx.AsyncClient(
             headers={} if token is None else {"Authorization": f"Bearer {token}"},
-            timeout=_TIMEOUT_S,
+            timeout=_PATIENCE_S,
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
         )
 
@@ -209,6 +221,15 @@ class Client:
         Whenever the connection is lost or refused, and after each event that ``cut`` picks, it goes on with its cursor
         at the next ingress process.
         """
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                await self._follow(path, seen, done, at, cut)
+        except TimeoutError:
+            raise AssertionError(f"it does not come; {path} has brought {[event.name for event in seen]}") from None
+
+    async def _follow(
+        self, path: str, seen: list[Event], done: Callable[[Event], bool], at: int, cut: Callable[[Event], bool]
+    ) -> None:
         cursor = next((event.id for event in reversed(seen) if event.id), None)
         while True:
             try:
@@ -274,8 +295,9 @@ class Gate:
 
     async def reached(self) -> None:
         """Wait until a failpoint has come here."""
-        while not self._reached.exists():
-            await asyncio.sleep(_RECONNECT_S)
+        async with asyncio.timeout(_PATIENCE_S):
+            while not self._reached.exists():
+                await asyncio.sleep(_RECONNECT_S)
 
     @property
     def _reached(self) -> Path:

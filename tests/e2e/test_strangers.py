@@ -90,9 +90,10 @@ async def test_anothers_turn_cannot_be_read(owner, stranger, gate):
             kept(refused.value.response, 404)
 
 
-async def test_anothers_cursor_is_refused(owner, stranger, conversation):
-    sent = await owner.sent(SECRET)
+async def test_anothers_cursor_is_refused(owner, stranger):
     async with owner.user_stream() as stream:
+        await stream.until(lambda event: event.name == "ready")
+        sent = await owner.sent(SECRET)
         await stream.until(told_end_of(sent["task_id"]))
     own = await stranger.sent("own", at=1)
     await stranger.ended(own["task_id"])
