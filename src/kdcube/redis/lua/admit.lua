@@ -11,6 +11,7 @@
 --       | {'duplicate', state, order, accepted ms, conversation, envelope or '', steered turn or '', interrupted turn or ''}
 --       | {'rejected', reason, retry after ms}
 -- include: turns
+-- include: estimates
 -- include: feed
 -- include: steers
 local wrong = check_epoch(ARGV[1])

@@ -5,7 +5,8 @@
 --       per bundle: id, room; then the claim ids (random, chosen by the worker: a repeat returns what they claimed,
 --       under leases that begin again)
 -- Returns: list of {turn, claim, envelope, order, accepted ms} | 'stopped'
--- include: turns
+-- include: state
+-- include: estimates
 local TOO_NEW_MAX = 16 -- envelopes of a newer release that a claim looks past, per class and bundle
 local CLAIMS_MAX = 1000 -- in one call
 

@@ -2,7 +2,8 @@
 -- KEYS: 1-14 state
 -- ARGV: 1 epoch, 2 heartbeat ttl ms, 3.. turns
 -- Returns: list of {state or '', position, eta ms}
--- include: turns
+-- include: state
+-- include: estimates
 local wrong = check_epoch(ARGV[1])
 if wrong then return wrong end
 local slots = live_slots(tonumber(ARGV[2]))

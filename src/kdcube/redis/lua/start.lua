@@ -2,7 +2,7 @@
 -- KEYS: 1-14 state, 15 log, 16 log meta, 17 feed:<user>, 18 live:<user>
 -- ARGV: 1 epoch, 2 turn, 3 claim, 4 channel prefix, 5 head (JSON), 6 start line, 7 feed name, 8 started event
 -- Returns: {'ok', incarnation, tail, cancelled 0|1} | {'fenced'}
--- include: turns
+-- include: state
 -- include: feed
 -- include: log
 local wrong = check_epoch(ARGV[1])
