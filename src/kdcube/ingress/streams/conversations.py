@@ -24,12 +24,14 @@ class FeedEvents:
         self._queued: dict[str, dict[str, None]] = {}
 
     def render(self, event: dict[str, Any], id_: bytes) -> bytes:
-        """``conv_status`` for what happens to turns, ``chat_service`` for everything else."""
+        """``conv_status`` for what happens to turns or was asked, ``chat_service`` for everything else."""
         type_ = str(event["type"])
         if type_ in _TURN_STATES or type_ == "turn.ended":
             data = self._status(type_, event)
             return sse.event("conv_status", self.envelope("conv.status", event, data), id_=id_)
         data = {name: value for name, value in event.items() if name != "type"}
+        if type_ == "conversation.status":  # somebody asked
+            return sse.event("conv_status", self.envelope("conv.status", event, data), id_=id_)
         if type_ == "conversation.status":
             return sse.event("conv_status", self.envelope("conv.status", event, data), id_=id_)
         if type_ == "steer.receipt":

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from kdcube.ingress.streams.settings import Clock, StreamSettings
 from kdcube.ingress.streams.sources import Channels, FeedReader
@@ -21,7 +22,7 @@ _RECENT_EVENTS = 256
 Entry = tuple[int, dict[str, Any]]
 """The offset of an event and the event."""
 
-logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class FeedLife:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from kdcube.ingress.streams.lines import ENDED, snapshot_line, stored_head, stored_lines
 from kdcube.ingress.streams.settings import Clock, StreamSettings
@@ -27,7 +28,7 @@ from kdcube.redis.keys import Keys
 _HEAL_AT_ONCE = 64
 """Logs in doubt that are read together; if Valkey serves none of them, the rest wait for the next tick."""
 
-logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class LogHub:

@@ -15,15 +15,11 @@ from starlette.types import Receive, Scope, Send
 from kdcube.ingress.streams.projection.sse import KEEP_ALIVE
 from kdcube.ingress.streams.settings import Clock, StreamSettings
 
-_START = {
-    "type": "http.response.start",
-    "status": 200,
-    "headers": [
-        (b"content-type", b"text/event-stream; charset=utf-8"),
-        (b"cache-control", b"no-cache, no-transform"),
-        (b"x-accel-buffering", b"no"),
-    ],
-}
+_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache, no-transform"),
+    (b"x-accel-buffering", b"no"),
+)
 _END = {"type": "http.response.body", "body": b"", "more_body": False}
 
 
@@ -79,8 +75,9 @@ class EventStream:
         self._farewell = b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": list(_HEADERS)}
         if scope["method"] == "HEAD":
-            await send(_START)
+            await send(start)
             await send(_END)
             return
         self._registry.opened(self)
@@ -88,7 +85,7 @@ class EventStream:
         self._since = self._monotonic()
         try:
             async with asyncio.timeout(None) as self._patience:
-                await send(_START)
+                await send(start)
                 self._source.open(self.wake)
                 await self._pump(send)
                 await send(_END)

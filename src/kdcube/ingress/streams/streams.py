@@ -7,7 +7,9 @@ import random
 from types import TracebackType
 from typing import Self
 
+import structlog
 from starlette.requests import Request
+from structlog.typing import FilteringBoundLogger
 
 from kdcube.ingress.caller import Caller
 from kdcube.ingress.errors import NotFound, Unavailable
@@ -26,6 +28,8 @@ from kdcube.protocol.ids import check_client_id, new_id
 from kdcube.redis.keys import Keys
 
 _FULL_RETRY_S = 5.0
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class Streams:
@@ -176,7 +180,10 @@ class Streams:
     async def _tick_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.tick_s)
-            self.tick()
+            try:
+                self.tick()
+            except Exception:
+                logger.exception("streams.tick_failed")  # what heals streams must not end
 
     def tick(self) -> None:
         """Looks at everything that takes a time."""

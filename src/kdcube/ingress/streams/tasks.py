@@ -7,8 +7,9 @@ from collections.abc import Coroutine
 from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
-logger: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class Tasks:

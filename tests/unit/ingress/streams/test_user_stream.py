@@ -162,40 +162,66 @@ async def test_cut_behind_every_event_and_resumed_on_another_process(site, strea
             await again.leave()
 
 
-async def test_a_chain_of_cuts(site, author):
-    """A client that is cut all the time, between two processes, while turns run."""
-    rng = random.Random(3)
+@pytest.mark.parametrize("seed", range(12))
+async def test_a_chain_of_cuts_and_losses(site, author, seed):
+    """A client that is cut all the time, between two processes that lose messages, while turns run."""
+    rng = random.Random(seed)
+    site.valkey.auto = False
     async with site.process() as one, site.process() as two:
-        seen = []
+        seen: list = []
         reader = await read_user(one)
         await spin()
-        running = []
-        for n in range(150):
-            if len(running) < 4 and rng.random() < 0.3:
+        running: list[str] = []
+        for n in range(200):
+            choice = rng.random()
+            if len(running) < 4 and choice < 0.2:
                 running.append(author.accept())
                 author.start(running[-1])
-            elif running and rng.random() < 0.2:
+            elif running and choice < 0.35:
                 author.end(running.pop(rng.randrange(len(running))))
-            elif running:
+            elif running and choice < 0.7:
                 author.say(rng.choice(running), f"{n} ")
+            elif choice < 0.8:
+                await site.later(rng.choice((one, two)), rng.choice((1, 6, 20)))
+            elif choice < 0.9:
+                seen = await cut_off(reader, seen)
+                reader = await read_user(rng.choice((one, two)), last_id(seen))
+            for channels in site.valkey.channels:
+                while channels.undelivered and rng.random() < 0.7:
+                    fate = rng.random()
+                    if fate < 0.05:
+                        channels.undelivered.pop(0)
+                    elif fate < 0.1:
+                        channels.reconnect()
+                    else:
+                        channels.deliver()
             await spin(rng.randrange(12))
-            if rng.random() < 0.25:
-                await reader.leave()
-                seen += reader.events
-                cursor = next(event.id for event in reversed(seen) if event.id)
-                reader = await read_user(rng.choice((one, two)), cursor)
         for turn in running:
             author.end(turn)
+        for channels in site.valkey.channels:
+            channels.reconnect()
+        await spin()
         total = len(author.said)
-        await reader.until(
-            lambda got: sum("completion" in e.data["data"] for e in [*seen, *got] if e.name == "conv_status") == total
-        )
-        seen += reader.events
-        await reader.leave()
+
+        def all_ended(got):
+            return sum("completion" in e.data["data"] for e in [*seen, *got] if e.name == "conv_status") == total
+
+        await reader.until(all_ended)
+        seen = await cut_off(reader, seen)
         found = views(seen)
         assert {turn: view.text.get("answer", "") for turn, view in found.items()} == author.said
         assert all(len(view.terminal) == 1 and view.resyncs == 0 for view in found.values())
         check_order(seen)
+        assert len(one._hub) == len(two._hub) == 0
+
+
+async def cut_off(reader, seen):
+    await reader.leave()
+    return seen + reader.events
+
+
+def last_id(events):
+    return next(event.id for event in reversed(events) if event.id)
 
 
 async def test_two_tabs(site, streams, author):
@@ -423,6 +449,16 @@ async def test_withdrawn_turns_and_steers_leave(site, streams, author):
         (steer, "applied"),
         (cancelled, "cancelled"),
     ]
+    await reader.leave()
+
+
+async def test_a_question_for_a_conversations_status_is_answered_on_the_stream(site, streams):
+    reader = await read_user(streams)
+    await spin()
+    site.feeds.add("ada", {"type": "conversation.status", "conversation_id": "c", "state": "idle"})
+    events = await reader.until(lambda events: len(events) == 2)
+    assert (events[1].name, events[1].data["type"]) == ("conv_status", "conv.status")
+    assert events[1].data["data"] == {"conversation_id": "c", "state": "idle"}
     await reader.leave()
 
 
