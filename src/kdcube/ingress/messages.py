@@ -71,7 +71,7 @@ class Composer:
 
         Raises InvalidInput, which names the field, and Forbidden when the bundle is not for the caller.
         """
-        text = message.text or message.message or ""
+        text = (message.text or message.message or "").replace("\0", "\ufffd")  # as PostgreSQL will store it
         payload = message.payload or {}
         self._check_content(text, payload)
         if message.turn_id is not None:

@@ -191,12 +191,13 @@ class LogWriter:
         fold = self.fold
         for frame in batch:
             if isinstance(frame, Delta):
+                text = frame.text.replace("\0", "\ufffd")  # as PostgreSQL will store it
                 lines.append(
                     b'%b%b,"marker":%b,"index":%d,"completed":false}}'
-                    % (prefix, _json(frame.text), _json(frame.marker), self._delta_index)
+                    % (prefix, _json(text), _json(frame.marker), self._delta_index)
                 )
                 self._delta_index += 1
-                fold.delta(frame.marker, frame.text)
+                fold.delta(frame.marker, text)
             elif isinstance(frame, Step):
                 lines.append(
                     encode_line(
