@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -114,6 +114,13 @@ class WorkingState:
         """The run id of the server on which the working state was built."""
         value = await self._connection.call("GET", self._keys.server)
         return value.decode() if value else None
+
+    async def missing(self, turn_ids: Sequence[str]) -> set[str]:
+        """Those of ``turn_ids`` that the working state lacks: what a reconciler has to look at."""
+        here = await asyncio.gather(
+            *(self._connection.call("HEXISTS", self._keys.turns, turn_id) for turn_id in turn_ids)
+        )
+        return {turn_id for turn_id, found in zip(turn_ids, here, strict=True) if not found}
 
     async def publish(self, epoch: int, *, max_order: int, run_id: str) -> bool:
         """Opens the working state under ``epoch`` and tells every service. False when another rebuild took over."""

@@ -202,6 +202,13 @@ async def test_what_the_reconciler_finds_missing_is_put_back_under_the_current_e
     assert (await partition.run_all())[0] == message.turn_id
 
 
+async def test_the_reconciler_asks_what_is_missing(partition):
+    here = await partition.admitted()
+    unknown = new_id()
+    assert await partition.state.missing([here.turn_id, unknown]) == {unknown}
+    assert await partition.state.missing([]) == set()
+
+
 @pytest.mark.parametrize("state", [TurnState.QUEUED, TurnState.RUNNING])
 async def test_a_turn_that_ended_since_postgresql_was_read_is_not_put_back(partition, state):
     message = await partition.admitted()

@@ -519,18 +519,26 @@ class WorkingStateMachine(RuleBasedStateMachine):
                 assert len(ends) == 1 and ends[0] is of_turn[-1]
 
 
-def test_the_working_state_stays_consistent_whatever_happens(server_url: str) -> None:
+def explore(server_url: str, examples: int) -> None:
     class Machine(WorkingStateMachine):
         url = server_url
 
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=60,
+            max_examples=examples,
             stateful_step_count=50,
             deadline=None,
-            phases=[Phase.generate, Phase.shrink],
             database=None,
+            phases=[Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         ),
     )
+
+
+def test_the_working_state_stays_consistent_whatever_happens(server_url: str) -> None:
+    explore(server_url, 50)
+
+
+def test_all_keys_of_each_script_share_a_slot_of_a_cluster(cluster_url: str) -> None:
+    explore(cluster_url, 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 
 import pytest
@@ -21,6 +22,13 @@ def test_each_script_states_its_keys_arguments_and_returns():
             header = [line for line in (LUA / name).read_text().splitlines() if line.startswith("-- ")]
             for part in ("-- KEYS", "-- ARGV", "-- Returns"):
                 assert any(line.startswith(part) for line in header), f"{name} has no line '{part}'"
+
+
+def test_no_script_builds_the_name_of_a_key():
+    """Keys are declared, whatever the cluster; channels are no keys."""
+    for name in names():
+        for call in re.finditer(r"redis\.call\(\s*'(\w+)',\s*([^,)]+)", (LUA / name).read_text()):
+            assert call[1] == "PUBLISH" or ".." not in call[2], f"{name}: {call[0]}"
 
 
 def test_each_script_finds_what_it_includes():
