@@ -112,8 +112,11 @@ class Stack:
 
     def kill(self, instance: str) -> None:
         """kill -9; wait_back() waits until the supervisor has brought it back."""
-        before = self.signal(instance, signal.SIGKILL)
-        self._wait_until(lambda: self.pids.get(instance) != before, f"{instance} is gone")
+        self.wait_gone(instance, self.signal(instance, signal.SIGKILL))
+
+    def wait_gone(self, instance: str, pid: int) -> None:
+        """Wait until this process of an instance is no more."""
+        self._wait_until(lambda: self.pids.get(instance) != pid, f"{instance} is gone")
 
     def wait_back(self) -> None:
         """Wait until every service runs and is ready."""
