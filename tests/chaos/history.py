@@ -77,11 +77,7 @@ class History:
             self.ran += [(what, turn) for what, turn, _ in map(str.split, record.read_text().splitlines())]
 
     def violations(self) -> list[str]:
-        return [
-            *self._of_sends(),
-            *self._of_views(),
-            *self._of_runs(),
-        ]
+        return [*self._of_sends(), *self._of_views(), *self._of_runs()]
 
     def check(self) -> None:
         """Fails with everything that is wrong."""
@@ -141,6 +137,10 @@ class History:
                 yield f"{turn} ran {times} times"
             if self.stored and turn not in self.stored:
                 yield f"{turn} ran and is not stored"
+        for send in self.sends if self.ran else ():
+            turn = self.stored.get(send.task_id or "", {"state": None})
+            if turn["state"] == "completed" and not (begun[send.task_id or ""] and send.task_id in ended):
+                yield f"{send.key} is completed and did not run to its end ({send.task_id})"
         conversation_of = {send.task_id: send.conversation_id for send in self.sends}
         running: dict[str, str] = {}
         for what, turn in self.ran:
@@ -190,13 +190,12 @@ class _Reader:
         if self.ended is not None:
             yield f"{event.name} {place} behind the end"
         if event.name == "resync":
-            if data["incarnation"] == self.incarnation and data["offset"] < self.offset:
-                yield f"a resync {place} that goes back from {self.offset}"
             self.attempt = data["data"]["attempt"]
             self.text = data["data"]["text"].get("answer", "")
         else:
             expected = (self.incarnation, self.offset + 1)
-            if place != expected and not (self.incarnation is None and place[1] == 1):
+            begins = self.offset == 0 and place[1] == 1  # a log's first event says which incarnation it is
+            if place != expected and not begins:
                 yield f"{event.name} {place} where {expected} follows"
             yield from self._content(event)
         self.incarnation, self.offset = place
@@ -209,7 +208,7 @@ class _Reader:
             if self.attempt and data.get("supersedes") != self.attempt:
                 yield f"attempt {data['attempt']} supersedes {data.get('supersedes')}, not {self.attempt},"
             self.attempt, self.text = data["attempt"], ""
-        elif data["attempt"] != self.attempt:
+        elif data["attempt"] != self.attempt != 0:  # 0: a resync found nothing there yet
             yield f"{event.name} of attempt {data['attempt']} within attempt {self.attempt}"
         if event.name == "chat_delta" and data["delta"]["marker"] == "answer":
             self.text += event.text

@@ -215,6 +215,7 @@ class Client:
         *,
         at: int = 0,
         cut: Callable[[Event], bool] = lambda _: False,
+        patience_s: float = _PATIENCE_S,
     ) -> None:
         """Reads into ``seen`` up to an event that is ``done``.
 
@@ -222,7 +223,7 @@ class Client:
         at the next ingress process.
         """
         try:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(patience_s):
                 await self._follow(path, seen, done, at, cut)
         except TimeoutError:
             raise AssertionError(f"it does not come; {path} has brought {[event.name for event in seen]}") from None
