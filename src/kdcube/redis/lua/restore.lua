@@ -12,7 +12,13 @@ if redis.call('GET', EPOCH) ~= ARGV[1] and redis.call('GET', KEYS[15]) ~= ARGV[1
   return redis.error_reply('EPOCH the working state is of another epoch')
 end
 local turn, conversation, user, state = ARGV[2], ARGV[7], ARGV[5], ARGV[13]
-if redis.call('HEXISTS', TURNS, turn) == 1 or redis.call('EXISTS', KEYS[18]) == 1 then return 0 end
+if redis.call('HEXISTS', TURNS, turn) == 1 then return 0 end
+local done = redis.call('GET', KEYS[18])
+if done then
+  -- A steer that was applied is queued only when PostgreSQL took that back: its bundle ended before it had it.
+  if state ~= 'queued' or cmsgpack.unpack(done).s ~= 'applied' then return 0 end
+  redis.call('DEL', KEYS[18])
+end
 local order, cap = tonumber(ARGV[11]), tonumber(ARGV[17])
 if order > tonumber(redis.call('HGET', SCHEDULE, 'order') or 0) then redis.call('HSET', SCHEDULE, 'order', order) end
 local rec = {u = user, c = ARGV[6], k = conversation, b = ARGV[8], v = tonumber(ARGV[9]), o = order, at = tonumber(ARGV[12]), h = ARGV[4], n = '', t = ARGV[10]}
