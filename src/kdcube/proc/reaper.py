@@ -67,7 +67,7 @@ class Reaper:
             log.error("a running turn has no row", turn_id=lease.turn_id)
             return
         if turn.state is TurnState.RUNNING:
-            turn = await self._end(turn, lease, epoch)
+            turn = await self._end(turn, lease)
         if turn is not None and turn.state in TERMINAL:
             envelope = await self._turns.envelope(turn.turn_id)
             if envelope is not None:
@@ -75,9 +75,12 @@ class Reaper:
         elif turn is not None and turn.state is TurnState.QUEUED:
             await self._queue.release(turn.turn_id, lease.claim_id, epoch=epoch)
 
-    async def _end(self, turn: StoredTurn, lease: ExpiredLease, epoch: int) -> StoredTurn | None:
-        """Another attempt if the bundle allows one, else the end with what the log still tells."""
-        claim_id = turn.claim_id or lease.claim_id
+    async def _end(self, turn: StoredTurn, lease: ExpiredLease) -> StoredTurn | None:
+        """Another attempt if the bundle allows one, else the end with what the log still tells.
+
+        Only under the claim whose lease has run out: the turn may run under another one by now.
+        """
+        claim_id = lease.claim_id
         if (
             turn.attempt < self._max_attempts(turn.bundle_id)
             and not turn.cancel_requested
