@@ -123,7 +123,9 @@ class Turns:
         return await self._database.transact(work)
 
     async def apply_steers(self, turn_id: str, claim_id: str, steer_ids: Sequence[str]) -> set[str]:
-        """steering to applied, only while the turn runs under that claim. Returns those that were applied now."""
+        """steering to applied, only while the turn runs under that claim. Returns those of them that are applied now:
+        a repeat names them again.
+        """
         rows = await self._database.fetch(self._sql["apply_steers"], *self._scope, turn_id, claim_id, list(steer_ids))
         return {row["turn_id"] for row in rows}
 

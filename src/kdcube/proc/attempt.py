@@ -115,6 +115,8 @@ class Attempt:
             return  # they stay in the inbox and bounce to the next turn at the latest
         if not isinstance(taken, Fenced):
             for steer in taken:
+                if steer.envelope.turn_id in self._steers:
+                    continue  # a rebuilt Valkey does not know that it was given already
                 self._steers[steer.envelope.turn_id] = steer
                 self._running.steer(Steer(steer.envelope.turn_id, steer.envelope.text, steer.envelope.payload))
 
@@ -126,13 +128,8 @@ class Attempt:
 
     async def apply(self, steer_ids: list[str]) -> set[str]:
         """PostgreSQL first: what it commits as applied is handed to the bundle, nothing else."""
-        turns, turn_id = self._desk.turns, self.envelope.turn_id
-        applied = await turns.apply_steers(turn_id, self.claim_id, steer_ids)
-        if missing := [self._steers[steer] for steer in steer_ids if steer not in applied and steer in self._steers]:
-            # The inbox may be ahead of the commit of the steer's own row, as a claim may be (rules 4 and 7).
-            for steer in missing:
-                await turns.admit(Admission(steer.envelope, steer.order, steer.accepted_ms, steer_of=turn_id))
-            applied |= await turns.apply_steers(turn_id, self.claim_id, [steer.envelope.turn_id for steer in missing])
+        # Repeated until it is known: a steer that was applied for a bundle which never had it would be lost.
+        applied = await self._until_done("proc.apply", lambda: self._commit_applied(steer_ids))
         if applied:
             await self._until_done(
                 "proc.applied",
@@ -140,6 +137,16 @@ class Attempt:
                     self.envelope, self.claim_id, sorted(applied), epoch=self._desk.epoch_watch.current
                 ),
             )
+        return applied
+
+    async def _commit_applied(self, steer_ids: list[str]) -> set[str]:
+        turns, turn_id = self._desk.turns, self.envelope.turn_id
+        applied = await turns.apply_steers(turn_id, self.claim_id, steer_ids)
+        if missing := [self._steers[steer] for steer in steer_ids if steer not in applied and steer in self._steers]:
+            # The inbox may be ahead of the commit of the steer's own row, as a claim may be (rules 4 and 7).
+            for steer in missing:
+                await turns.admit(Admission(steer.envelope, steer.order, steer.accepted_ms, steer_of=turn_id))
+            applied |= await turns.apply_steers(turn_id, self.claim_id, [steer.envelope.turn_id for steer in missing])
         return applied
 
     # --- the course of the turn ---------------------------------------------------------------------------------------
@@ -392,7 +399,7 @@ class Attempt:
                 error={"code": "conversation_not_found", "message": "The conversation does not exist."},
             )
             await self._close(TurnState.FAILED, line, ())
-        elif turn.state in TERMINAL:
+        elif turn.state in TERMINAL or turn.state is TurnState.APPLIED:  # the worker died before Valkey knew
             await self._close(turn.state, line_of(turn), ())
         elif turn.state is TurnState.RUNNING and turn.claim_id is not None and turn.claim_id != self.claim_id:
             # Valkey fenced that claim before its log was opened, so nothing ran under it: take its START back.

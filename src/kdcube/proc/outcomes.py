@@ -12,6 +12,7 @@ from kdcube.proc.bundles.jobs import Cancelled, Completed, Failed, HistoryItem, 
 from kdcube.proc.log_writer import OutputLimit
 from kdcube.protocol.endings import terminal_line
 from kdcube.protocol.errors import KDCubeError
+from kdcube.protocol.events import Kind, encode_line
 from kdcube.protocol.turns import TurnState
 
 log = structlog.get_logger()
@@ -39,10 +40,14 @@ def verdict(outcome: Outcome | KDCubeError) -> tuple[TurnState, dict[str, Any] |
 
 
 def line_of(turn: StoredTurn) -> bytes:
-    """The terminal line of a turn that PostgreSQL knows as ended."""
+    """The terminal line of a turn, or of an applied steer, that PostgreSQL knows as ended."""
+    ts_ms = turn.ended_ms or time.time_ns() // 1_000_000
+    if turn.state is TurnState.APPLIED:  # what came of it is told by the turn that it steered
+        data = {"state": turn.state, "steered_turn_id": turn.steer_of}
+        return encode_line(Kind.COMPLETE, "chat.complete", ts_ms=ts_ms, attempt=turn.attempt, data=data)
     return terminal_line(
         turn.state,
-        ts_ms=turn.ended_ms or time.time_ns() // 1_000_000,
+        ts_ms=ts_ms,
         attempt=turn.attempt,
         answer=turn.answer or "",
         error=turn.error,

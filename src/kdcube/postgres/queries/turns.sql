@@ -267,16 +267,22 @@ where t.tenant = $1 and t.project = $2 and t.conversation_id = $3 and t.user_id 
 order by t.state desc, t.admitted_order limit 1
 
 -- name: apply_steers
--- steering to applied, while the turn $3 runs under the claim $4.
+-- steering to applied, while the turn $3 runs under the claim $4; returns those that had been applied before as well.
 with target as materialized (
   select turn_id from turns
   where tenant = $1 and project = $2 and turn_id = $3 and claim_id = $4 and state = 'running' for no key update
+),
+applied as (
+  update turns s set state = 'applied', ended_ms = {{now_ms}}, parent_turn_id = $3
+  from target
+  where s.tenant = $1 and s.project = $2 and s.turn_id = any($5::text[])
+    and s.steer_of = target.turn_id and s.state = 'steering'
+  returning s.turn_id
 )
-update turns s set state = 'applied', ended_ms = {{now_ms}}, parent_turn_id = $3
-from target
-where s.tenant = $1 and s.project = $2 and s.turn_id = any($5::text[])
-  and s.steer_of = target.turn_id and s.state = 'steering'
-returning s.turn_id
+select turn_id from applied
+union all
+select s.turn_id from turns s join target on s.steer_of = target.turn_id
+where s.tenant = $1 and s.project = $2 and s.turn_id = any($5::text[]) and s.state = 'applied'
 
 -- name: return_steers
 -- applied to steering again, while the turn $3 runs under the claim $4: the bundle ended before it had them.
