@@ -85,11 +85,12 @@ class Turns:
         """
         return await self._endings.submit(encode_ending(ending))
 
-    async def requeue(self, turn_id: str, claim_id: str) -> bool:
-        """running to queued for another attempt; its steers stay. False when the claim is not current, or when a cancel
-        was requested (then end it as cancelled).
+    async def requeue(self, turn_id: str, claim_id: str, *, epoch: int | None = None, partition: int = 0) -> bool:
+        """running to queued for another attempt; its steers stay. False when the claim is not current, when a cancel
+        was requested (then end it as cancelled), or when ``epoch``, if given, is not the current one.
         """
-        return await self._database.fetch_one(self._sql["requeue_turn"], *self._scope, turn_id, claim_id) is not None
+        sql, args = self._sql["requeue_turn"], (turn_id, claim_id, epoch, partition)
+        return await self._database.fetch_one(sql, *self._scope, *args) is not None
 
     async def fail_queued(self, turn_id: str, error: Json, ended_ms: int) -> bool:
         """queued to failed: it waited too long, or its bundle is not available. Its steers become turns."""

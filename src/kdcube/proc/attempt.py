@@ -367,13 +367,13 @@ class Attempt:
                 return False
         return self._attempt < allowed
 
-    async def _take_back_start(self, claim_id: str) -> bool:
-        """PostgreSQL: running under ``claim_id`` becomes queued again; True when it did.
+    async def _take_back_start(self, claim_id: str, epoch: int | None = None) -> bool:
+        """PostgreSQL: running under ``claim_id`` becomes queued again, if ``epoch`` is current; True when it did.
 
         A turn that was cancelled meanwhile ends instead.
         """
         turn_id = self.envelope.turn_id
-        if await self._until_done("proc.requeue", lambda: self._desk.turns.requeue(turn_id, claim_id)):
+        if await self._until_done("proc.requeue", lambda: self._desk.turns.requeue(turn_id, claim_id, epoch=epoch)):
             return True
         ending = Ending(turn_id=turn_id, claim_id=claim_id, state=TurnState.CANCELLED, ended_ms=_now_ms())
         finished = await self._until_done("proc.get", lambda: self._desk.turns.get(turn_id))
@@ -402,8 +402,12 @@ class Attempt:
         elif turn.state in TERMINAL or turn.state is TurnState.APPLIED:  # the worker died before Valkey knew
             await self._close(turn.state, line_of(turn), ())
         elif turn.state is TurnState.RUNNING and turn.claim_id is not None and turn.claim_id != self.claim_id:
+            if not await self._until_done("proc.stands", lambda: self._desk.epoch_watch.stands(self._epoch)):
+                # A replica that lags took over: it does not know of that claim, under which the turn may well run.
+                await asyncio.sleep(BUSY_RETRY_S)
+                await self._release()
             # Valkey fenced that claim before its log was opened, so nothing ran under it: take its START back.
-            if await self._take_back_start(turn.claim_id):
+            elif await self._take_back_start(turn.claim_id, epoch=self._epoch):
                 await self._release()
         else:  # another turn of the conversation still runs in PostgreSQL; its end is on its way
             await asyncio.sleep(BUSY_RETRY_S)

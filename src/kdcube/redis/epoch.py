@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from kdcube.protocol.errors import ConfigurationError, EpochMismatch, StoreUnavailable
 from kdcube.protocol.turns import TurnEnvelope, TurnState, encode_envelope
 from kdcube.redis.admission import accepted_event
-from kdcube.redis.connection import Connection
+from kdcube.redis.connection import Connection, ServerError
 from kdcube.redis.keys import Keys
 from kdcube.redis.scripts import Script
+from kdcube.redis.server import server_facts
 from kdcube.redis.subscriber import Subscriber
 
 _BEGIN = Script("begin_rebuild")
@@ -170,6 +171,12 @@ class EpochWatch:
             await self._changed.wait()
         return self._current
 
+    async def stands(self, epoch: int) -> bool:
+        """Whether ``epoch`` is published on the very server that answers now: no other took its place since."""
+        facts = await server_facts(self._connection)
+        published, built_on = await self._connection.call("MGET", self._keys.epoch, self._keys.server)
+        return published == b"%d" % epoch and built_on == facts.run_id.encode()
+
     @asynccontextmanager
     async def watching(self) -> AsyncGenerator[EpochWatch]:
         """Watches as long as the context is open; an epoch that is there already is known at entry."""
@@ -199,7 +206,7 @@ class EpochWatch:
         try:
             value = await self._connection.call("GET", self._keys.epoch)
             self._set(int(value) if value else None)
-        except StoreUnavailable:
+        except (StoreUnavailable, ServerError):
             self._set(None)
 
     async def _refresh(self) -> None:

@@ -217,9 +217,13 @@ select {{turn_columns}},
 from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = any($3::text[])
 
 -- name: requeue_turn
--- Hands a started turn back for another attempt, unless it is to be cancelled.
+-- Hands a started turn back for another attempt, unless it is to be cancelled, or the epoch $5 of partition $6 is over.
+with published as materialized ( -- locked: a rebuild that publishes another one sees what this statement leaves
+  select epoch from epochs where tenant = $1 and project = $2 and partition = $6 for share
+)
 update turns set state = 'queued', claim_id = null, worker_id = null, queued_ms = {{now_ms}}
 where tenant = $1 and project = $2 and turn_id = $3 and claim_id = $4 and state = 'running' and not cancel_requested
+  and ($5::bigint is null or $5 = (select epoch from published))
 returning turn_id
 
 -- name: fail_queued
