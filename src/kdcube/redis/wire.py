@@ -26,7 +26,9 @@ _HELD_MAX_BYTES = 64 * 1024 * 1024
 _HIGH_WATER_BYTES = 1024 * 1024
 _NOTHING = object()
 _pack = cast("Callable[[tuple[Argument, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
-_UNAVAILABLE = frozenset({"LOADING", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "NOREPLICAS", "BUSY", "OOM"})
+_UNAVAILABLE = frozenset(
+    {"LOADING", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "NOREPLICAS", "BUSY", "OOM", "MISCONF", "UNBLOCKED"}
+)
 """Error codes with which a server says that it cannot serve now: a matter of waiting, as a lost connection is."""
 
 
