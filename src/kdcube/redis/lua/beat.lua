@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A worker's heartbeat. Workers that have not beaten for ten times the ttl are forgotten.
 -- KEYS: 1 beats, 2 slots, 3 workers, 4 doorbell
 -- ARGV: 1 worker, 2 slots, 3 what it says of itself (JSON), 4 ttl ms
