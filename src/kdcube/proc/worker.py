@@ -152,7 +152,8 @@ class Worker:
                 await asyncio.sleep(_RETRY_S)
             except EpochMismatch:
                 self._desk.epoch_watch.suspect()
-                await self._desk.epoch_watch.wait_for()
+                if not self.draining:  # else a drain waits for this task: it was claiming
+                    await self._desk.epoch_watch.wait_for()
 
     async def _claim_once(self) -> None:
         self._room.clear()

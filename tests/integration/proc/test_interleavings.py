@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from tests.integration.proc.conftest import KEYS, Client, Deployment
@@ -10,13 +12,18 @@ from tests.integration.proc.test_reaper import LEASE_S, Silent, claim_silently, 
 
 from kdcube.postgres.database import open_database
 from kdcube.postgres.epochs import Epochs
+from kdcube.postgres.locks import Leadership
 from kdcube.postgres.records import Ending, Finished
 from kdcube.postgres.turns import Turns
 from kdcube.proc.reaper import Reaper
 from kdcube.proc.reconciler import Reconciler
+from kdcube.protocol.errors import EpochMismatch
 from kdcube.protocol.turns import Policy, TurnEnvelope, TurnState
-from kdcube.redis.queue import ExpiredLease, Opened, Queue
+from kdcube.redis.epoch import EpochWatch
+from kdcube.redis.queue import Claim, ExpiredLease, Opened, Queue
+from kdcube.redis.renewal import Renewal
 from kdcube.redis.steer import Steers
+from kdcube.redis.wire import Argument
 from kdcube.telemetry import failpoints
 
 __all__ = ["silent"]  # the fixture
@@ -119,3 +126,107 @@ async def test_a_reaper_that_stood_still_touches_no_later_attempt(
     row = await client.turns.get(turn.turn_id)
     assert row is not None
     assert (row.state, row.claim_id) == (TurnState.RUNNING, second.claim.claim_id)
+
+
+# --- a replica that lags, and other failovers -------------------------------------------------------------------------
+
+
+async def test_a_turn_of_which_a_stale_replica_does_not_know_runs_once(
+    deployment: Deployment, client: Client, silent: Silent
+) -> None:
+    turn = await begun(silent)
+    # The replica that took over lags: to it the turn still waits, and its epoch is the old one.
+    await client.queue.release(turn.turn_id, silent.claim.claim_id, epoch=await client.epoch())
+    await client.connection.call("DEL", KEYS.log(turn.turn_id), KEYS.log_meta(turn.turn_id))
+    await client.connection.call("SET", KEYS.server, "the run id of the server before")
+    failpoints.install("proc.release.before=drop@1000000,proc.requeue.before=drop@1000000")
+    async with Leadership(deployment.database_url, "local", "main", "maintenance") as leadership:
+        assert await leadership.try_acquire()  # nobody has noticed yet
+        async with deployment.proc(lease_s=LEASE_S):
+            while not failpoints.visits("proc.release.before") and not failpoints.visits("proc.requeue.before"):
+                await asyncio.sleep(0.01)
+            await leadership.release()
+            row = await client.ended(turn.turn_id)
+            assert (row.state, row.attempt) == (TurnState.INTERRUPTED, 1)
+
+
+async def test_a_failover_under_a_waiting_worker_leaves_it_claiming(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc() as proc:
+        await client.epoch()
+        clients = (await client.connection.call("CLIENT", "LIST")).decode().splitlines()
+        (waiting,) = [line for line in clients if "name=proc-1-doorbell " in line]
+        number = waiting.split()[0].removeprefix("id=")
+        while not await client.connection.call("CLIENT", "UNBLOCK", number, "ERROR"):  # as a demoted server does
+            await asyncio.sleep(0.01)
+        turn = await client.send("still there")
+        assert await client.answer(turn.turn_id) == "still there"
+        assert not proc.worker.draining
+
+
+async def test_an_error_in_place_of_the_epoch_does_not_end_the_watch(client: Client) -> None:
+    async with EpochWatch(client.connection, client.subscriber, KEYS).watching() as watch:
+        call, refused = client.connection.call, asyncio.Event()
+
+        def refuse(*args: Argument) -> asyncio.Future[Any]:
+            refused.set()
+            return call("EVAL", "return redis.error_reply('NOPERM not now')", 0)
+
+        client.connection.call = refuse  # type: ignore[method-assign]
+        watch.suspect()
+        await refused.wait()
+        client.connection.call = call  # type: ignore[method-assign]
+        await call("SET", KEYS.epoch, 7)
+        assert await watch.wait_for() == 7
+
+
+async def test_leases_are_renewed_while_the_memory_is_full(
+    deployment: Deployment, client: Client, silent: Silent
+) -> None:
+    turn, epoch = await begun(silent), await client.epoch()
+    renewal = Renewal(
+        deployment.valkey_url,
+        KEYS,
+        worker_id="silent",
+        lease_s=LEASE_S,
+        heartbeat_ttl_s=15,
+        epoch=lambda: epoch,
+        describe=lambda: (1, {}),
+    )
+    await client.connection.call("CONFIG", "SET", "maxmemory", 1)
+    try:
+        renewed = await asyncio.to_thread(renewal.renew, {turn.turn_id: silent.claim.claim_id})
+    finally:
+        await client.connection.call("CONFIG", "SET", "maxmemory", 0)
+        renewal.close()
+    assert renewed is not None
+    assert not renewed.lost
+
+
+# --- the end of a worker ----------------------------------------------------------------------------------------------
+
+
+async def test_a_drain_does_not_wait_for_an_epoch(
+    deployment: Deployment, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with deployment.proc() as proc:
+        await client.epoch()
+        claiming, go_on = asyncio.Event(), asyncio.Event()
+
+        async def refused(*_: object, **__: object) -> list[Claim]:
+            claiming.set()
+            await go_on.wait()
+            raise EpochMismatch
+
+        async def never(*_: object) -> int:
+            return await asyncio.get_running_loop().create_future()
+
+        monkeypatch.setattr(Queue, "claim", refused)
+        monkeypatch.setattr(EpochWatch, "wait_for", never)
+        proc.worker.room_changed()
+        await claiming.wait()
+        draining = asyncio.create_task(proc.worker.drain(1))
+        while not proc.worker.draining:
+            await asyncio.sleep(0)
+        go_on.set()
+        async with asyncio.timeout(10):
+            await draining
