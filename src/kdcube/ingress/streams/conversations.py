@@ -32,8 +32,6 @@ class FeedEvents:
         data = {name: value for name, value in event.items() if name != "type"}
         if type_ == "conversation.status":  # somebody asked
             return sse.event("conv_status", self.envelope("conv.status", event, data), id_=id_)
-        if type_ == "conversation.status":
-            return sse.event("conv_status", self.envelope("conv.status", event, data), id_=id_)
         if type_ == "steer.receipt":
             self._leave(event)
             data["id"] = event["turn_id"]
