@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 
 from kdcube.local import process
@@ -47,9 +48,11 @@ class StoreServer:
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """kill -9, and wait until it is gone."""
+        """kill -9, and wait until it is gone, its children too: a backend of PostgreSQL outlives it for a moment."""
+        children = psutil.Process(self.pid).children(recursive=True) if self.running else []
         self._process.kill()
         self._process.wait()
+        psutil.wait_procs(children, timeout=_START_TIMEOUT_S)
 
     def restart(self) -> None:
         """Start it again on the same port (killing it first if it runs) and wait until it answers."""

@@ -92,6 +92,7 @@ async def test_a_holder_that_is_cancelled_while_it_waits_lets_go(database_url: s
             async with second.hold():
                 pass
 
+        assert not await second.try_acquire()  # connected: asyncpg does not take a cancel in mid-connect quietly
         waiting = asyncio.create_task(wait())
         await first.try_acquire()
         waiting.cancel()
