@@ -45,14 +45,20 @@ class Leader:
 
     async def run(self) -> None:
         """Until cancelled. A store that is away is waited for; the lock may go to another proc meanwhile."""
-        while True:
-            try:
-                if await self._leadership.try_acquire():
-                    await self.once()
-            except (StoreUnavailable, EpochMismatch) as error:
-                self._reaper.hold_off()
-                log.warning("maintenance waits", error=str(error))
-            await asyncio.sleep(LOOK_EVERY_S)
+        try:
+            while True:
+                try:
+                    led_before = self._leadership.held
+                    if await self._leadership.try_acquire():
+                        if not led_before:
+                            self._reaper.hold_off()  # Valkey may have stood still while nobody here looked at it
+                        await self.once()
+                except (StoreUnavailable, EpochMismatch) as error:
+                    self._reaper.hold_off()
+                    log.warning("maintenance waits", error=str(error))
+                await asyncio.sleep(LOOK_EVERY_S)
+        finally:
+            await self._leadership.release()  # a proc that broke may still drain for long
 
     async def once(self) -> None:
         """One round: first the epoch, then what has expired, then, every few seconds, what has drifted apart."""
