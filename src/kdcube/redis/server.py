@@ -12,7 +12,9 @@ OLDEST = (7, 0)
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """``run_id`` changes when the server restarts or a replica takes over. ``memory_share`` is 0 without a limit."""
+    """``run_id`` changes when the server restarts, when a replica takes over, and when a server that was demoted is
+    promoted again: it is the server's own together with that of its replication. ``memory_share`` is 0 without a limit.
+    """
 
     run_id: str
     version: tuple[int, int]
@@ -22,13 +24,13 @@ class ServerFacts:
 
 async def server_facts(connection: Connection) -> ServerFacts:
     """Asks the server. Raises StoreUnavailable."""
-    text = await connection.call("INFO", "server", "memory")
+    text = await connection.call("INFO", "server", "memory", "replication")
     lines = (line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
     info = {name: value.strip() for name, value in lines}
     version = info.get("redis_version", "0.0").split(".")
     limit = int(info.get("maxmemory", 0))
     return ServerFacts(
-        info["run_id"],
+        f"{info['run_id']}/{info['master_replid']}",
         (int(version[0]), int(version[1])),
         info.get("maxmemory_policy", ""),
         int(info["used_memory"]) / limit if limit else 0.0,

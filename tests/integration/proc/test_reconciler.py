@@ -51,7 +51,7 @@ async def test_an_epoch_is_made_once(client: Client, reconciler: Reconciler) -> 
     assert await ensure(client, reconciler) == await ensure(client, reconciler) == await client.epoch()
 
 
-@pytest.mark.parametrize("loss", ["empty", "another server"])
+@pytest.mark.parametrize("loss", ["empty", "another server", "demoted and promoted"])
 async def test_a_lost_working_state_is_rebuilt_in_its_old_order(
     client: Client, reconciler: Reconciler, loss: str
 ) -> None:
@@ -61,6 +61,9 @@ async def test_a_lost_working_state_is_rebuilt_in_its_old_order(
     if loss == "empty":
         await client.connection.call("FLUSHALL")
         await Workers(client.connection, KEYS).beat("w", slots=4, info={})
+    elif loss == "demoted and promoted":  # between the two another server took what this one does not know
+        await client.connection.call("REPLICAOF", "127.0.0.1", "1")
+        await client.connection.call("REPLICAOF", "NO", "ONE")
     else:  # a replica that took over has the data, but another run id
         await client.connection.call("SET", KEYS.server, "the run id of the server before")
     assert await ensure(client, reconciler) > epoch
