@@ -239,7 +239,7 @@ class Attempt:
             attempt=self._attempt,
             head=head,
             opened=opened,
-            epoch=self._desk.epoch_watch.current,
+            epoch=await self._desk.epoch_watch.wait_for(),  # another attempt may suspect it at this moment
             on_written=self._written,
             on_failed=self._stop,
         )
@@ -247,15 +247,15 @@ class Attempt:
     async def _serve(self, started: Started) -> Outcome | KDCubeError:
         """The bundle's part of the turn."""
         desk, envelope = self._desk, self.envelope
+        history: list[HistoryItem] = []
+        if started.parent_turn_id is not None:
+            before = await self._until_done("proc.history", lambda: desk.turns.history(started.parent_turn_id))
+            history = as_history(before)
         if self._cancelled:
             return Cancelled()
         if self._stopped.done():
             return self._stopped.result()
         grant = desk.grants(envelope.bundle_id)
-        history: list[HistoryItem] = []
-        if started.parent_turn_id is not None:
-            before = await self._until_done("proc.history", lambda: desk.turns.history(started.parent_turn_id))
-            history = as_history(before)
         job = TurnJob(
             envelope=envelope,
             attempt=self._attempt,
@@ -286,9 +286,12 @@ class Attempt:
 
     async def _end(self, outcome: Outcome | KDCubeError, fold: Fold) -> None:
         state, error = verdict(outcome)
-        if self._may_repeat(outcome) and await self._take_back_start(self.claim_id):
-            await self._release()
-            return
+        if self._may_repeat(outcome):
+            if self._running:  # the next attempt does not begin while code of this one may run
+                await asyncio.shield(self._running.exited)
+            if await self._take_back_start(self.claim_id):
+                await self._release()
+                return
         if isinstance(outcome, Completed | Failed) and (untaken := outcome.untaken_steers):
             # The bundle ended before it had them. The reconciler puts what becomes a turn into the queue.
             turn_id, claim_id = self.envelope.turn_id, self.claim_id
