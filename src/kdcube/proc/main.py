@@ -154,7 +154,7 @@ class Proc:
             connection.on_connect.append(leases.hurry)
             stack.callback(leases.stop)
             await enter(_owned(_sign_of_life(leases), "sign of life"))
-            await enter(self.worker.working())
+            self.probes.tasks.append(await enter(self.worker.working()))
             gc.collect()
             gc.freeze()
             log.info("proc.ready", slots=settings.slots, bundles=sorted(service.bundles.bundles))

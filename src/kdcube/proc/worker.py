@@ -69,13 +69,13 @@ class Worker:
         return len(self._attempts)
 
     @asynccontextmanager
-    async def working(self) -> AsyncGenerator[None]:
-        """Claims as long as the context is open; on exit what still runs is interrupted."""
+    async def working(self) -> AsyncGenerator[asyncio.Task[None]]:
+        """Claims as long as the context is open, in the task that it gives; on exit what still runs is interrupted."""
         channel = self._keys.worker_channel(self._desk.worker_id)
         self._subscriber.subscribe(channel, self._hear)
         self._claiming = asyncio.create_task(self._claim_forever())
         try:
-            yield
+            yield self._claiming
         finally:
             await self._stop_claiming()
             for attempt in list(self._attempts.values()):
@@ -106,6 +106,8 @@ class Worker:
                     await self._all_done.wait()
             except TimeoutError:
                 log.error("turns are left to the reaper", running=self.running)
+                for task in list(self._tasks):  # else they wait for a store that is away, and the process for them
+                    task.cancel()
 
     async def _stop_claiming(self) -> None:
         """A claim that is under way is waited for: its reply may hold turns."""

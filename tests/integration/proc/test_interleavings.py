@@ -7,20 +7,24 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.conftest import StoreServer
 from tests.integration.proc.conftest import KEYS, Client, Deployment
 from tests.integration.proc.test_reaper import LEASE_S, Silent, claim_silently, silent
 
 from kdcube.postgres.database import open_database
 from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.locks import Leadership
-from kdcube.postgres.records import Ending, Finished
+from kdcube.postgres.records import Ending, Finished, HistoryTurn
 from kdcube.postgres.turns import Turns
+from kdcube.proc.bundles.jobs import TurnJob, TurnSink
+from kdcube.proc.bundles.pool import HostPool, RunningTurn
 from kdcube.proc.reaper import Reaper
 from kdcube.proc.reconciler import Reconciler
 from kdcube.protocol.errors import EpochMismatch
 from kdcube.protocol.turns import Policy, TurnEnvelope, TurnState
+from kdcube.redis.connection import ServerError
 from kdcube.redis.epoch import EpochWatch
-from kdcube.redis.queue import Claim, ExpiredLease, Opened, Queue
+from kdcube.redis.queue import Claim, ExpiredLease, Fenced, Opened, Queue
 from kdcube.redis.renewal import Renewal
 from kdcube.redis.steer import Steers
 from kdcube.redis.wire import Argument
@@ -230,3 +234,98 @@ async def test_a_drain_does_not_wait_for_an_epoch(
         go_on.set()
         async with asyncio.timeout(10):
             await draining
+
+
+async def test_what_a_drain_gives_up_keeps_no_process(
+    deployment: Deployment, client: Client, postgres_server: StoreServer
+) -> None:
+    async with deployment.proc("proc-1", lease_s=LEASE_S) as proc:
+        turn = await client.send(echo={"deltas": 100_000, "delay_ms": 20})
+        await client.until(turn.turn_id, 3)
+        postgres_server.kill()
+        await proc.worker.drain(0, interrupt_s=0)
+    postgres_server.restart()
+    async with deployment.proc("proc-2", lease_s=LEASE_S):
+        assert (await client.ended(turn.turn_id)).state is TurnState.INTERRUPTED
+
+
+async def test_a_worker_that_can_claim_no_more_says_so(
+    deployment: Deployment, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object, **__: object) -> list[Claim]:
+        raise ServerError("NOPERM", "no permissions")
+
+    monkeypatch.setattr(Queue, "claim", broken)
+    async with deployment.proc() as proc:
+        assert isinstance(await proc.probes.first_broken(), ServerError)
+
+
+# --- an attempt -----------------------------------------------------------------------------------------------------
+
+
+async def test_an_epoch_that_another_suspects_breaks_no_start(
+    deployment: Deployment, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = Queue.start
+    async with deployment.proc() as proc:
+
+        async def suspected(*args: Any, **kwargs: Any) -> Opened | Fenced:
+            opened = await start(*args, **kwargs)
+            proc.probes.epoch_watch.suspect()
+            return opened
+
+        monkeypatch.setattr(Queue, "start", suspected)
+        turn = await client.send("one two")
+        row = await client.ended(turn.turn_id)
+        assert (row.state, row.answer) == (TurnState.COMPLETED, "one two")
+
+
+async def test_a_turn_whose_lease_is_lost_before_its_bundle_has_it_runs_later(
+    deployment: Deployment, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history, lost = Turns.history, list[str]()
+    async with deployment.proc() as proc:
+        first = await client.send("one")
+        await client.ended(first.turn_id)
+
+        async def late(self: Turns, parent: str | None, limit_turns: int = 50) -> list[HistoryTurn]:
+            turns = await history(self, parent, limit_turns)
+            if not lost:
+                lost.append(second.turn_id)
+                row = await self.get(second.turn_id)
+                assert row is not None
+                proc.worker.lost(second.turn_id, row.claim_id or "")
+            return turns
+
+        monkeypatch.setattr(Turns, "history", late)
+        second = await client.send("two", conversation=first.conversation_id)
+        row = await client.ended(second.turn_id)
+        assert (row.state, row.answer) == (TurnState.COMPLETED, "two")
+        assert lost
+
+
+async def test_another_attempt_begins_when_no_code_of_the_last_can_run(
+    deployment: Deployment, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requeue, pool_start = Turns.requeue, HostPool.start
+    begun_in: list[RunningTurn] = []
+    gone: list[bool] = []
+
+    async def start(self: HostPool, job: TurnJob, sink: TurnSink) -> RunningTurn:
+        begun_in.append(await pool_start(self, job, sink))
+        return begun_in[-1]
+
+    async def recorded(self: Turns, *args: Any, **kwargs: Any) -> bool:
+        gone.append(begun_in[0].exited.done())
+        return await requeue(self, *args, **kwargs)
+
+    monkeypatch.setattr(HostPool, "start", start)
+    monkeypatch.setattr(Turns, "requeue", recorded)
+    async with deployment.proc(max_attempts=2) as proc:
+        turn = await client.send(echo={"deltas": 20, "delay_ms": 20})
+        await client.until(turn.turn_id, 3)
+        row = await client.turns.get(turn.turn_id)
+        assert row is not None
+        proc.worker.lost(turn.turn_id, row.claim_id or "")
+        assert (await client.ended(turn.turn_id)).state is TurnState.COMPLETED
+    assert gone == [True]
