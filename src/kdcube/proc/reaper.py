@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import structlog
 
-from kdcube.postgres.records import Ending, StoredTurn
+from kdcube.postgres.records import Ending, Finished, StoredTurn
 from kdcube.postgres.turns import Turns
 from kdcube.proc.outcomes import line_of
 from kdcube.protocol.events import Fold
@@ -66,17 +66,21 @@ class Reaper:
         if turn is None:
             log.error("a running turn has no row", turn_id=lease.turn_id)
             return
+        discarded: list[str] = []
         if turn.state is TurnState.RUNNING:
-            turn = await self._end(turn, lease)
+            turn, discarded = await self._end(turn, lease)
         if turn is not None and turn.state in TERMINAL:
             envelope = await self._turns.envelope(turn.turn_id)
             if envelope is not None:
-                await self._queue.finish(envelope, None, epoch=epoch, state=turn.state, line=line_of(turn))
+                await self._queue.finish(
+                    envelope, None, epoch=epoch, state=turn.state, line=line_of(turn), discarded=discarded
+                )
         elif turn is not None and turn.state is TurnState.QUEUED:
             await self._queue.release(turn.turn_id, lease.claim_id, epoch=epoch)
 
-    async def _end(self, turn: StoredTurn, lease: ExpiredLease) -> StoredTurn | None:
-        """Another attempt if the bundle allows one, else the end with what the log still tells.
+    async def _end(self, turn: StoredTurn, lease: ExpiredLease) -> tuple[StoredTurn | None, list[str]]:
+        """Another attempt if the bundle allows one, else the end with what the log still tells. Returns the turn as it
+        is now, and the steers that are cancelled with it.
 
         Only under the claim whose lease has run out: the turn may run under another one by now.
         """
@@ -86,9 +90,9 @@ class Reaper:
             and not turn.cancel_requested
             and await self._turns.requeue(turn.turn_id, claim_id)
         ):
-            return await self._turns.get(turn.turn_id)
+            return await self._turns.get(turn.turn_id), []
         snapshot = (await self.fold(turn.turn_id)).snapshot()
-        await self._turns.finish(
+        finished = await self._turns.finish(
             Ending(
                 turn_id=turn.turn_id,
                 claim_id=claim_id,
@@ -102,7 +106,7 @@ class Reaper:
                 else {"code": "worker_lost", "message": "The turn was interrupted."},
             )
         )
-        return await self._turns.get(turn.turn_id)
+        return await self._turns.get(turn.turn_id), finished.discarded if isinstance(finished, Finished) else []
 
     async def fold(self, turn_id: str) -> Fold:
         """What a turn's log says."""

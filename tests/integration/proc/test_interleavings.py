@@ -102,6 +102,18 @@ async def test_a_lost_reply_loses_and_doubles_no_steer(deployment: Deployment, c
         assert row.state is TurnState.APPLIED
 
 
+async def test_a_steer_of_a_cancelled_turn_whose_worker_died_is_cancelled(
+    deployment: Deployment, client: Client, silent: Silent
+) -> None:
+    turn = await begun(silent)
+    steer = await client.send("and this", conversation="c1", policy=Policy.STEER)
+    await client.turns.cancel(turn.turn_id, "ada", 1)
+    async with deployment.proc(lease_s=LEASE_S):
+        assert (await client.ended(turn.turn_id)).state is TurnState.CANCELLED
+    events = [event for _, event in (await client.feeds.read("ada", 0)).events if event["turn_id"] == steer.turn_id]
+    assert [event["state"] for event in events if event["type"] == "steer.receipt"] == ["accepted", "cancelled"]
+
+
 # --- the reaper -------------------------------------------------------------------------------------------------------
 
 
