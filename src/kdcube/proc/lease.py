@@ -88,11 +88,18 @@ class LeaseKeeper:
             now = self._clock()
             if now >= self._next_renewal and self.may_renew():
                 self._next_renewal = now + self._renew_every_s
-                if not self.renew():
+                if not self._renewed():
                     self.hurry()
             self.expire()
             self._stop.wait(min(0.5, self._renew_every_s / 4))
         self._renewal.close()
+
+    def _renewed(self) -> bool:
+        try:
+            return self.renew()
+        except Exception:
+            log.exception("leases were not renewed")
+            return False  # whatever it was, leases that run out must be given up
 
     def may_renew(self) -> bool:
         """False while the event loop stands still: its turns are not being served."""

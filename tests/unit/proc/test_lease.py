@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 import pytest
@@ -110,3 +111,24 @@ def test_a_loop_that_stands_still_gets_no_renewals(kept: Kept) -> None:
     assert not kept.keeper.may_renew()
     kept.keeper.loop_is_alive()
     assert kept.keeper.may_renew()
+
+
+def test_a_renewal_that_breaks_does_not_end_the_thread() -> None:
+    kept, given_up = Kept(), threading.Event()
+
+    def broken(claims: Mapping[str, str]) -> Renewed:
+        kept.clock.now += 13
+        raise RuntimeError
+
+    kept.renewal.renew = broken
+    keeper = LeaseKeeper(
+        kept.renewal,
+        lease_s=15.0,
+        on_lost=lambda turn, claim: given_up.set(),
+        on_cancelled=lambda turn, claim: None,
+        clock=kept.clock,
+    )
+    keeper.add("t", "c", sent_at=100.0)
+    keeper.start()
+    assert given_up.wait(10)
+    keeper.stop()
