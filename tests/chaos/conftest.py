@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 
@@ -25,6 +26,9 @@ POINTS = (
     "proc.close.after",
 )
 """Steps of the protocol at which the system can be made to wait, in their order."""
+BUNDLE = "trial@1.0.0"
+REPEATABLE = "repeatable"
+"""The trial bundle as one that allows a second attempt."""
 
 
 @pytest.fixture(scope="session")
@@ -39,8 +43,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory, points: dict[str, Gate]) -> 
     for point in points.values():
         point.open()
     failpoints = ",".join(f"{name}=pause({point})" for name, point in points.items())
-    stack = Stack(tmp_path_factory.mktemp("chaos"), {"KDCUBE_FAILPOINTS": failpoints})
-    stack.up(["--bundle", str(TRIAL)])
+    bundles = {BUNDLE: {"path": str(TRIAL)}, REPEATABLE: {"path": str(TRIAL), "max_attempts": 2}}
+    variables = {
+        "KDCUBE_FAILPOINTS": failpoints,
+        "AGENTIC_BUNDLES_JSON": json.dumps({"default_bundle_id": BUNDLE, "bundles": bundles}),
+    }
+    stack = Stack(tmp_path_factory.mktemp("chaos"), variables)
+    stack.up()
     yield stack
     stack.down()
 

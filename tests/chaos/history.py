@@ -8,7 +8,7 @@ many connections as it took), ``ran`` (what the trial bundle wrote down) and ``s
 - events of a turn with a gap or a repeat: offsets are consecutive within an incarnation, and only a resync moves on
   to another one; a new attempt says which one it supersedes
 - a completed turn whose deltas are not its answer, as a reader saw it or as it is stored
-- a turn that ran twice, or beside another one of its conversation, or although it was refused
+- a turn that ran twice without leave, or beside another one of its conversation, or although it was refused
 - a message that became two turns, or two messages that became one
 """
 
@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 from tests.e2e.client import Client, Event
@@ -40,14 +40,24 @@ class Send:
     """Why, when all that was said of it is that it was not admitted."""
 
 
+class Run(NamedTuple):
+    """The beginning or the end of an attempt, as the bundle noted it."""
+
+    begins: bool
+    turn: str
+    attempt: int = 1
+
+
 @dataclass(slots=True)
 class History:
     sends: list[Send] = field(default_factory=list[Send])
     views: dict[str, list[Event]] = field(default_factory=dict[str, list[Event]])
     stored: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     """By internal id, as ``Client.stored`` gives them."""
-    ran: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
-    """("begin" or "end", internal id), in the order in which it happened."""
+    repeatable: set[str] = field(default_factory=set[str])
+    """Turns whose bundle allows a second attempt."""
+    ran: list[Run] = field(default_factory=list[Run])
+    """In the order in which it happened."""
 
     def view(self, name: str) -> list[Event]:
         """Where a reader puts what it sees."""
@@ -74,7 +84,12 @@ class History:
         for conversation in conversations:
             self.stored.update(await client.stored(conversation))
         if record is not None and record.exists():
-            self.ran += [(what, turn) for what, turn, _ in map(str.split, record.read_text().splitlines())]
+            for what, turn, attempt in map(str.split, record.read_text().splitlines()):
+                self.ran.append(Run(what == "begin", turn, int(attempt)))
+
+    def began(self) -> list[str]:
+        """The turns that the bundle began, in their order."""
+        return [run.turn for run in self.ran if run.begins]
 
     def violations(self) -> list[str]:
         return [*self._of_sends(), *self._of_views(), *self._of_runs()]
@@ -130,30 +145,35 @@ class History:
             yield f"the text {reader.text!r} is not the stored answer {turn['answer']!r}"
 
     def _of_runs(self) -> Iterator[str]:
-        begun = Counter(turn for what, turn in self.ran if what == "begin")
-        ended = {turn for what, turn in self.ran if what == "end"}
+        begun = Counter(run.turn for run in self.ran if run.begins)
+        ended = {(run.turn, run.attempt) for run in self.ran if not run.begins}
         for turn, times in begun.items():
-            if times > 1:
+            if times > 1 + (turn in self.repeatable):
                 yield f"{turn} ran {times} times"
+            if len({run.attempt for run in self.ran if run.begins and run.turn == turn}) < times:
+                yield f"an attempt of {turn} ran twice"
             if self.stored and turn not in self.stored:
                 yield f"{turn} ran and is not stored"
         for send in self.sends if self.ran else ():
             turn = self.stored.get(send.task_id or "", {"state": None})
-            if turn["state"] == "completed" and not (begun[send.task_id or ""] and send.task_id in ended):
+            if turn["state"] == "completed" and (send.task_id, turn["attempt"]) not in ended:
                 yield f"{send.key} is completed and did not run to its end ({send.task_id})"
+        yield from self._side_by_side(ended)
+
+    def _side_by_side(self, ended: set[tuple[str, int]]) -> Iterator[str]:
         conversation_of = {send.task_id: send.conversation_id for send in self.sends}
-        running: dict[str, str] = {}
-        for what, turn in self.ran:
-            conversation = conversation_of.get(turn)
+        running: dict[str, Run] = {}
+        for run in self.ran:
+            conversation = conversation_of.get(run.turn)
             if conversation is None:
                 continue
-            if what == "end":
+            if not run.begins:
                 running.pop(conversation, None)
-            else:
-                other = running.get(conversation)
-                if other is not None and other in ended:  # one without an end died with its process
-                    yield f"{turn} ran beside {other} in {conversation}"
-                running[conversation] = turn
+                continue
+            other = running.get(conversation)
+            if other is not None and (other.turn, other.attempt) in ended:  # one without an end died with its process
+                yield f"{run.turn} ran beside {other.turn} in {conversation}"
+            running[conversation] = run
 
 
 class _Reader:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.chaos.history import History, Send
+from tests.chaos.history import History, Run, Send
 from tests.e2e.client import Event
 
 
@@ -53,10 +53,10 @@ def sound() -> History:
             "user": [status("queued"), status("running"), *whole(), status("completed"), *whole("t2")],
         },
         stored={
-            "t1": {"state": "completed", "message": "first", "answer": "one two"},
-            "t2": {"state": "completed", "message": "second", "answer": "one two"},
+            "t1": {"state": "completed", "message": "first", "answer": "one two", "attempt": 1},
+            "t2": {"state": "completed", "message": "second", "answer": "one two", "attempt": 1},
         },
-        ran=[("begin", "t1"), ("end", "t1"), ("begin", "t2"), ("end", "t2")],
+        ran=[Run(True, "t1"), Run(False, "t1"), Run(True, "t2"), Run(False, "t2")],
     )
 
 
@@ -108,9 +108,9 @@ BREACHES: dict[str, Callable[[History], Any]] = {
     "a refused turn that is stored": lambda h: h.stored.update(t3={**h.stored["t1"], "message": "third"}),
     "a turn of nobody": lambda h: h.stored.update(t3={**h.stored["t1"], "message": "fourth"}),
     "one turn for two messages": lambda h: setattr(h.sends[1], "task_id", "t1"),
-    "a turn that ran twice": lambda h: h.ran.extend([("begin", "t1"), ("end", "t1")]),
+    "a turn that ran twice": lambda h: h.ran.extend([Run(True, "t1", 2), Run(False, "t1", 2)]),
     "two turns at once": lambda h: h.ran.insert(1, h.ran.pop(2)),
-    "a refused turn that ran": lambda h: h.ran.append(("begin", "t3")),
+    "a refused turn that ran": lambda h: h.ran.append(Run(True, "t3")),
     "a completed turn that never ran": lambda h: h.ran.__setitem__(slice(2, 4), []),
 }  # fmt: skip
 
@@ -126,5 +126,15 @@ def test_an_outcome_that_nobody_knows_may_be_either():
     history = sound()
     history.sends[2].refused = None
     assert history.violations() == []
-    history.stored["t3"] = {"state": "completed", "message": "third", "answer": ""}
+    history.stored["t3"] = {**history.stored["t1"], "message": "third"}
     assert history.violations() == []
+
+
+def test_a_second_attempt_where_the_bundle_allows_one():
+    history = sound()
+    history.repeatable.add("t1")
+    history.stored["t1"]["attempt"] = 2
+    history.ran[1:2] = [Run(True, "t1", 2), Run(False, "t1", 2)]
+    assert history.violations() == []
+    history.ran[1:3] = [Run(True, "t1", 1), Run(False, "t1", 1)]
+    assert history.violations()

@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from tests.chaos.conftest import POINTS
+from tests.chaos.conftest import BUNDLE, POINTS, REPEATABLE
 from tests.e2e.client import answer, logged
 
 pytestmark = pytest.mark.anyio
@@ -44,13 +44,19 @@ async def test_ingress_before_it_could_answer(scene, conversation, points, step)
 
 async def test_proc_at_every_step_of_a_turn(enter, conversation, gate, points):
     """One turn at each step, one in the middle of its answer, one behind it: before START they run later, from the
-    moment when the bundle may have begun they are interrupted, from their commit on they are what was committed."""
+    moment when the bundle may have begun they are interrupted, or run again where the bundle allows it; from their
+    commit on they are what was committed."""
     scene, other = enter(), enter()
     await scene.watch()
     await other.watch(at=1)
     running = await scene.sent(WORDS, conversation, trial={"hold": str(gate), "hold_after": 3})
     await scene.follow(running, deltas=3)
     behind = await scene.sent("behind", conversation)
+    repeated = await other.sent(
+        WORDS, f"{conversation}-again", bundle_id=REPEATABLE, trial={"hold": str(gate), "hold_after": 3}
+    )
+    await other.follow(repeated, deltas=3)
+    other.history.repeatable.add(repeated)
     at: dict[str, str] = {}
     for number, step in enumerate(reversed([point for point in POINTS if point.startswith("proc.")])):
         points[step].close()  # what comes after this one waits at an earlier step
@@ -76,6 +82,8 @@ async def test_proc_at_every_step_of_a_turn(enter, conversation, gate, points):
     assert (stored[running]["state"], stored[running]["answer"]) == ("interrupted", "one two three ")
     assert (stored[behind]["state"], stored[behind]["answer"]) == ("completed", "behind")
     assert stored[running]["attempt"] == 1
+    assert (stored[repeated]["state"], stored[repeated]["answer"]) == ("completed", WORDS)
+    assert [event.data["attempt"] for event in other.seen(repeated) if event.name == "chat_start"] == [1, 2]
 
 
 async def test_a_bundle_host_in_mid_turn(scene, conversation, gate):
@@ -87,14 +95,40 @@ async def test_a_bundle_host_in_mid_turn(scene, conversation, gate):
     for turn in turns:
         await scene.follow(turn, deltas=3)
     behind = await scene.sent("behind", f"{conversation}-0")
-    for pid in await asyncio.to_thread(scene.stack.host_pids, "trial@1.0.0"):
-        os.kill(pid, signal.SIGKILL)
+    await kill_hosts(scene, BUNDLE)
     stored = await scene.settled()
     for turn in turns:
         assert (stored[turn]["state"], stored[turn]["answer"]) == ("interrupted", "one two three ")
         assert answer(scene.seen(turn)) == "one two three "
         assert scene.seen(turn)[-1].data["data"]["error"]["message"] == "The turn was interrupted."
     assert (stored[behind]["state"], stored[behind]["answer"]) == ("completed", "behind")
+
+
+async def test_a_bundle_host_whose_bundle_allows_a_second_attempt(scene, conversation, gate):
+    """The second attempt says which one it supersedes; a third is not made."""
+    await scene.watch()
+    orders = {"bundle_id": REPEATABLE, "trial": {"hold": str(gate), "hold_after": 3}}
+    once = await scene.sent(WORDS, f"{conversation}-0", **orders)
+    await scene.follow(once, deltas=3)
+    await kill_hosts(scene, REPEATABLE)
+    twice = await scene.sent(WORDS, f"{conversation}-1", **orders)
+    scene.history.repeatable |= {once, twice}
+    await scene.follow(once, at=1, deltas=6)
+    await scene.follow(twice, deltas=3)
+    await kill_hosts(scene, REPEATABLE)
+    await scene.follow(twice, at=1, deltas=6)
+    gate.open()
+    stored = await scene.settled()
+    assert (stored[once]["state"], stored[once]["attempt"]) == ("interrupted", 2)
+    assert (stored[twice]["state"], stored[twice]["attempt"]) == ("completed", 2)
+    assert answer(scene.seen(twice)) == WORDS
+    starts = [event.data for event in scene.seen(twice) if event.name == "chat_start"]
+    assert [(start["attempt"], start.get("supersedes")) for start in starts] == [(1, None), (2, 1)]
+
+
+async def kill_hosts(scene, bundle_id):
+    for pid in await asyncio.to_thread(scene.stack.host_pids, bundle_id):
+        os.kill(pid, signal.SIGKILL)
 
 
 async def test_valkey_in_mid_turn(scene, conversation, gate):
@@ -112,7 +146,7 @@ async def test_valkey_in_mid_turn(scene, conversation, gate):
     gate.open()
     stored = await scene.settled()
     assert {stored[turn]["state"] for turn in (running, late, *behind)} == {"completed"}
-    assert [turn for what, turn in scene.history.ran if what == "begin"][1:] == [running, *behind, late]
+    assert scene.history.began()[1:] == [running, *behind, late]
     for at in (0, 1):
         assert [event.name for event in scene.seen(running, at)].count("resync") == 1
         assert answer(scene.seen(running, at)) == WORDS
@@ -134,7 +168,7 @@ async def test_postgres_in_mid_turn(scene, conversation, gate):
     other = await scene.sent("other", f"{conversation}-other", at=1)
     stored = await scene.settled()
     assert {turn["state"] for turn in stored.values()} == {"completed"}
-    assert [turn for what, turn in scene.history.ran if what == "begin" and turn != other] == [running, behind, late]
+    assert [turn for turn in scene.history.began() if turn != other] == [running, behind, late]
     assert "resync" not in {event.name for event in scene.seen(running, at=1)}
 
 

@@ -65,7 +65,7 @@ class Trial:
 
     def ran(self) -> list[str]:
         """In their order."""
-        return [turn for what, turn in self.history.ran if what == "begin"]
+        return self.history.began()
 
     def told(self, what: str) -> list[str]:
         """Turns of which the feed told this, in its order."""
