@@ -40,7 +40,7 @@ class ClaimLost(KDCubeError):
 
 
 class LogWriter:
-    """The log of one attempt. ``failed`` is told once when nothing more can be written (OutputLimit or ClaimLost)."""
+    """The log of one attempt. ``failed`` is told once when nothing more can be written (OutputLimit, ClaimLost ...)."""
 
     def __init__(
         self,
@@ -101,7 +101,9 @@ class LogWriter:
                     batch, self._waiting = self._waiting[:BATCH_MAX_EVENTS], self._waiting[BATCH_MAX_EVENTS:]
                     await self._append(batch)
                 self._idle.set()
-        except (OutputLimit, ClaimLost) as error:
+        except (
+            KDCubeError
+        ) as error:  # also an answer of Valkey that nobody expects: the turn must not wait for its credit
             self._take_up()
             self._idle.set()
             self._on_failed(error)

@@ -11,6 +11,7 @@ from kdcube.protocol.cursors import Position
 from kdcube.protocol.errors import EpochMismatch, KDCubeError, StoreUnavailable
 from kdcube.protocol.events import Fold, decode_body, split_line
 from kdcube.protocol.turns import TurnEnvelope, UserType
+from kdcube.redis.connection import ServerError
 from kdcube.redis.eventlog import Appended, Full, Rewound
 from kdcube.redis.queue import Fenced, Opened
 
@@ -148,7 +149,9 @@ async def test_a_log_that_was_rolled_back_begins_anew_with_all_that_was_said(wri
     assert written.credit == 7
 
 
-@pytest.mark.parametrize(("outcome", "error"), [(Full(), OutputLimit), (Fenced(), ClaimLost)])
+@pytest.mark.parametrize(
+    ("outcome", "error"), [(Full(), OutputLimit), (Fenced(), ClaimLost), (ServerError("NOPERM", ""), ServerError)]
+)
 async def test_a_log_that_takes_no_more_is_told_and_the_text_is_kept(
     written: Written, outcome: object, error: type[KDCubeError]
 ) -> None:
