@@ -26,9 +26,9 @@ _POSITIONS = Script("positions")
 LEASE_S = 15.0
 """A worker that does not renew for so long has lost its turns (rule 8)."""
 LOG_TTL_S = 15 * 60
-"""A log lives so long after its turn's end; then readers get the stored turn."""
+"""A log lives so long after its turn's end, much shorter when memory is scarce; then readers get the stored turn."""
 DONE_TTL_S = 24 * 3600
-"""Valkey answers a repeated send for so long; PostgreSQL for ever."""
+"""Valkey answers a repeated send for so long, much shorter when memory is scarce; PostgreSQL for ever."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from kdcube.redis.admission import Admitted, Delivered, Duplicate
 from kdcube.redis.connection import open_connection
 from kdcube.redis.epoch import Unfinished
 from kdcube.redis.eventlog import Appended
-from kdcube.redis.queue import LOG_TTL_S, ClassShare, ExpiredLease, Fenced, Opened, QueuePosition, Stopped
+from kdcube.redis.queue import DONE_TTL_S, LOG_TTL_S, ClassShare, ExpiredLease, Fenced, Opened, QueuePosition, Stopped
 from kdcube.redis.scripts import Script
 
 pytestmark = pytest.mark.anyio
@@ -264,14 +264,16 @@ async def test_a_turn_ends_from_wherever_it_is_exactly_once(server_url, how, sta
         await partition.check_empty()
 
 
-async def test_what_an_end_leaves_goes_away_by_itself(partition):
+@pytest.mark.parametrize(("memory", "thrift"), [(0.499, 1), (0.5, 15)])
+async def test_what_an_end_leaves_goes_away_by_itself_and_sooner_when_memory_is_scarce(partition, memory, thrift):
+    await partition.workers.report_memory(memory)
     message = await partition.admitted()
     await partition.finish(await partition.running(message))
     keys = partition.keys
     for key, ttl_s in (
-        (keys.log(message.turn_id), LOG_TTL_S),
-        (keys.log_meta(message.turn_id), LOG_TTL_S),
-        (keys.done(message.turn_id), 24 * 3600),
+        (keys.log(message.turn_id), LOG_TTL_S / thrift),
+        (keys.log_meta(message.turn_id), LOG_TTL_S / thrift),
+        (keys.done(message.turn_id), DONE_TTL_S / thrift),
         (keys.feed("ann"), 24 * 3600),
         (keys.live("ann"), 24 * 3600),
     ):

@@ -12,10 +12,17 @@
 -- include: log
 -- include: steers
 local MEAN_OF = 20 -- turns, about: how long turns take is an exponentially weighted mean
+-- Above this share of the memory (per mille) what a turn leaves lives a fraction of its time: PostgreSQL has it all, and
+-- admission stops when memory is full.
+local THRIFTY_ABOVE, THRIFT = 500, 15
 
 local wrong = check_epoch(ARGV[1])
 if wrong then return wrong end
-local turn, claim, channels, cap, log_ttl, done_ttl = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[10]), ARGV[11], ARGV[12]
+local turn, claim, channels, cap = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[10])
+local known = redis.call('HMGET', SCHEDULE, 'memory', 'mean_ms')
+local memory, mean = tonumber(known[1] or 0), tonumber(known[2] or 1000)
+local thrift = memory >= THRIFTY_ABOVE and THRIFT or 1
+local log_ttl, done_ttl = math.floor(ARGV[11] / thrift), math.floor(ARGV[12] / thrift)
 local to = {KEYS[17], KEYS[18], channels .. 'feed:' .. ARGV[5], ARGV[8]}
 local rec = load(turn)
 if rec and rec.s == 'e' then return {'absent'} end
@@ -45,7 +52,6 @@ for _, pair in ipairs(steers_of(turn, rec.k)) do
 end
 
 if rec.s == 'r' and rec.rt then
-  local mean = tonumber(redis.call('HGET', SCHEDULE, 'mean_ms') or 1000)
   redis.call('HSET', SCHEDULE, 'mean_ms', mean + (now_ms() - rec.rt - mean) / MEAN_OF)
 end
 redis.call('SET', KEYS[19], cmsgpack.pack({h = rec.h, s = ARGV[7], k = rec.k, o = rec.o, at = rec.at}), 'PX', done_ttl)
