@@ -1,4 +1,5 @@
-"""Time that Valkey spends in each script of a turn, by its own account (INFO commandstats), in microseconds a call.
+"""What each script of a turn costs Valkey, in microseconds a call: wall time in the script (INFO commandstats, which a
+busy machine inflates) and CPU time of the server's main thread, its protocol included (INFO cpu).
 
     python bench/redis_scripts.py redis://127.0.0.1:6379/0 [TURNS]
 
@@ -30,14 +31,13 @@ BUNDLES = ("echo@1", "support@2", "search@1")
 LINE = b'delta {"type":"chat.delta","ts":1732355000123,"attempt":1,"delta":{"text":"' + b"x" * 60 + b'"}}'
 
 
-async def spent_us(connection: Connection) -> tuple[int, int]:
-    """(calls, microseconds) of EVALSHA since the statistics were reset."""
-    text: bytes = await connection.call("INFO", "commandstats")
-    for row in text.decode().splitlines():
-        if row.startswith("cmdstat_evalsha:"):
-            fields = dict(part.split("=") for part in row.partition(":")[2].split(","))
-            return int(fields["calls"]), int(fields["usec"])
-    return 0, 0
+async def spent(connection: Connection) -> tuple[float, float]:
+    """Microseconds in EVALSHA since the statistics were reset, and of CPU since the server started."""
+    text: bytes = await connection.call("INFO", "commandstats", "cpu")
+    info = dict(row.split(":", 1) for row in text.decode().splitlines() if ":" in row)
+    scripts = dict(part.split("=") for part in info.get("cmdstat_evalsha", "usec=0").split(","))
+    cpu_s = float(info["used_cpu_user_main_thread"]) + float(info["used_cpu_sys_main_thread"])
+    return float(scripts["usec"]), cpu_s * 1e6
 
 
 async def measure(connection: Connection, label: str, calls: Iterable[Awaitable[object]]) -> list[object]:
@@ -49,9 +49,11 @@ async def measure(connection: Connection, label: str, calls: Iterable[Awaitable[
             results.append(await call)
 
     await connection.call("CONFIG", "RESETSTAT")
+    _, cpu_before = await spent(connection)
     await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
-    count, usec = await spent_us(connection)
-    print(f"{label:<28}{count:>8} calls{usec / max(count, 1):>10.1f} us")
+    in_scripts, cpu = await spent(connection)
+    count = len(results)
+    print(f"{label:<24}{count:>8} calls{in_scripts / count:>10.1f} us{(cpu - cpu_before) / count:>10.1f} us CPU")
     return results
 
 
