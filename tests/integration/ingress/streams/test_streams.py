@@ -62,6 +62,11 @@ async def test_one_turn_cut_and_resumed_at_every_offset_on_the_other_process(sit
             assert log[:cut] + rest == log
 
 
+def kept(events):
+    """Without what has no id: queue positions come when a tick falls in between, and never again."""
+    return [event for event in events if event.id]
+
+
 async def test_a_users_stream_cut_behind_every_event_on_the_other_process(site):
     async with site.process("one") as one, site.process("two") as two:
         tabs = [await read_user(one, query=f"stream_id=tab{n}") for n in range(2)]
@@ -75,11 +80,11 @@ async def test_a_users_stream_cut_behind_every_event_on_the_other_process(site):
         for tab in tabs:
             await tab.until(idle(3))
             assert {turn: view.text["answer"] for turn, view in views(tab.events).items()} == dict.fromkeys(turns, TEXT)
-        events = tabs[0].events
+        events = kept(tabs[0].events)
         for cut in range(1, len(events) + 1):
             again = await read_user(two, events[cut - 1].id)
-            await again.until(lambda got, n=cut: len(got) - 1 == len(events) - n)
-            both = events[:cut] + again.events[1:]
+            await again.until(lambda got, n=cut: len(kept(got)) - 1 == len(events) - n)
+            both = events[:cut] + kept(again.events)[1:]
             assert idle(3)(both)
             for view in views(both).values():
                 assert (view.text["answer"], len(view.terminal), view.resyncs) == (TEXT, 1, 0)
