@@ -49,6 +49,8 @@ log = structlog.get_logger()
 FLUSH_S = 5.0
 """At an end with Valkey away, the log is waited for so long; the stored turn has everything."""
 BUSY_RETRY_S = 0.5
+HOST_WAIT_S = 60.0
+"""A turn that has started waits so long for a host of its bundle; then it fails (rule 25)."""
 _RETRY_S = 0.1
 
 T = TypeVar("T")
@@ -264,15 +266,9 @@ class Attempt:
             config=grant.config,
             secrets=grant.secrets,
         )
-        self._delivered = True
-        try:
-            running = await desk.pool.start(job, self)
-        except BundleUnavailable as error:
-            return Failed(
-                "bundle_unavailable", "The application is not available now; please try again.", detail=str(error)
-            )
-        except TurnTooLarge as error:
-            return Failed("turn_too_large", str(error))
+        running = await self._hand_over(job)
+        if not isinstance(running, RunningTurn):
+            return running
         self._running = running
         if self._cancelled:
             running.cancel("cancelled")
@@ -283,6 +279,26 @@ class Attempt:
             running.cancel("stopped")
             return self._stopped.result()
         return running.outcome.result()
+
+    async def _hand_over(self, job: TurnJob) -> RunningTurn | Outcome | KDCubeError:
+        """To a bundle host, waiting for one while hosts that died are replaced: nothing of the turn has run yet."""
+        deadline = time.monotonic() + HOST_WAIT_S
+        while True:
+            try:
+                self._delivered = True
+                return await self._desk.pool.start(job, self)
+            except TurnTooLarge as error:
+                return Failed("turn_too_large", str(error))
+            except BundleUnavailable as error:
+                self._delivered = False
+                if time.monotonic() >= deadline:
+                    message = "The application is not available now; please try again."
+                    return Failed("bundle_unavailable", message, detail=str(error))
+            await asyncio.wait({self._stopped}, timeout=_RETRY_S)
+            if self._cancelled:
+                return Cancelled()
+            if self._stopped.done():
+                return self._stopped.result()
 
     async def _end(self, outcome: Outcome | KDCubeError, fold: Fold) -> None:
         state, error = verdict(outcome)

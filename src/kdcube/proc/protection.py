@@ -21,12 +21,16 @@ _RETRY_S = 2.0
 class Protection(Protocol):
     """``acquire`` returns once the task is protected; ``release`` lets it be stopped."""
 
+    @property
+    def held(self) -> bool: ...
     async def acquire(self) -> None: ...
     async def release(self) -> None: ...
 
 
 class NoProtection:
     """Outside ECS there is nothing to ask."""
+
+    held = True
 
     async def acquire(self) -> None:
         return
@@ -43,6 +47,10 @@ class EcsProtection:
         self._minutes = minutes
         self._clock = clock
         self._until = 0.0
+
+    @property
+    def held(self) -> bool:
+        return self._until > 0
 
     async def acquire(self) -> None:
         """Asks until the agent acknowledges: no protection, no claims."""

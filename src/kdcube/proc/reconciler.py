@@ -87,24 +87,28 @@ class Reconciler:
     async def reconcile(self, epoch: int) -> None:
         """Puts back what Valkey lacks and ends what has waited too long."""
         await self._turns.settle_orphan_steers()
-        now_ms = time.time_ns() // 1_000_000
+        for row in await self._turns.queued_longer_than(int(self._queue_limit_s * 1000)):
+            await self._time_out(row, epoch)
+        for row in await self._turns.queued_longer_than(READMIT_AFTER_MS):
+            await self._put_back(row, epoch)
         async for row in self._rows():
             turn = row.turn
-            if turn.state is TurnState.QUEUED and now_ms - turn.queued_ms > self._queue_limit_s * 1000:
-                await self._time_out(row, epoch, now_ms)
-            elif turn.state is TurnState.RUNNING and turn.cancel_requested:
+            if turn.state is TurnState.QUEUED:
+                continue
+            await self._put_back(row, epoch)
+            if turn.state is TurnState.RUNNING and turn.cancel_requested:
                 await self._queue.cancel(turn.turn_id, epoch=epoch)  # whoever committed it may not have told the worker
-            elif now_ms - turn.accepted_ms > READMIT_AFTER_MS and await self._working_state.restore(
-                as_unfinished(row), epoch=epoch
-            ):
-                log.warning("a turn was put back", turn_id=turn.turn_id, state=turn.state)
 
-    async def _time_out(self, row: Row, epoch: int, now_ms: int) -> None:
+    async def _put_back(self, row: Row, epoch: int) -> None:
+        if await self._working_state.restore(as_unfinished(row), epoch=epoch):
+            log.warning("a turn was put back", turn_id=row.turn.turn_id, state=row.turn.state)
+
+    async def _time_out(self, row: Row, epoch: int) -> None:
         error = {
             "code": "queue_timeout",
             "message": "The message waited too long and was not run; please send it again.",
         }
-        if await self._turns.fail_queued(row.turn.turn_id, error, now_ms):
+        if await self._turns.fail_queued(row.turn.turn_id, error, time.time_ns() // 1_000_000):
             turn = await self._turns.get(row.turn.turn_id)
             if turn is not None:
                 await self._queue.finish(row.envelope, None, epoch=epoch, state=TurnState.FAILED, line=line_of(turn))

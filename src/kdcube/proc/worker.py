@@ -164,6 +164,10 @@ class Worker:
         if not room:
             await self._room.wait()
             return
+        if not self._protection.held and not await self._desk.queue.waiting():
+            # Without work the task stays unprotected, so that it may be scaled in.
+            await self._doorbell.blpop(self._keys.doorbell, DOORBELL_S)
+            return
         await self._protection.acquire()
         wanted = min(free, sum(room.values()))
         self._in_claim = True

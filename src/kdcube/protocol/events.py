@@ -82,7 +82,7 @@ class Snapshot(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class Fold:
-    """Folds lines, in order, into a Snapshot. Pure: the same lines give the same snapshot in proc, ingress and reaper."""
+    """Folds lines, in order, into a Snapshot. Pure: the same lines give the same one in proc, ingress and reaper."""
 
     def __init__(self, turn_id: str) -> None:
         self.turn_id = turn_id

@@ -68,6 +68,10 @@ class Keys:
         return self._key("claims")
 
     @property
+    def queue(self) -> str:
+        return self._key("queue")
+
+    @property
     def leases(self) -> str:
         return self._key("leases")
 

@@ -150,6 +150,10 @@ class Queue:
             for _, claim_id, envelope, order, accepted in reply
         ]
 
+    async def waiting(self) -> int:
+        """Turns that compete for a worker."""
+        return await self._connection.call("ZCARD", self._keys.queue)
+
     async def release(self, turn_id: str, claim_id: str, *, epoch: int, only_expired: bool = False) -> bool:
         """Hands a turn back to its place; False when it is not under that claim.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -101,6 +103,21 @@ async def test_a_lost_reply_doubles_nothing(deployment: Deployment, client: Clie
         assert (row.state, row.answer, row.attempt) == (TurnState.COMPLETED, "one two three four", 1)
         assert fold(turn.turn_id, lines).text() == "one two three four"
         assert kinds(lines).count("start") == 1
+
+
+async def test_a_turn_waits_for_a_host_when_its_own_died_before_it_came(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc() as proc:
+        failpoints.install("proc.open.after=pause")
+        turn = await client.send("one two")
+        while not failpoints.visits("proc.open.after"):
+            await asyncio.sleep(0.01)
+        (pid,) = proc.pool.status()[0].host_pids
+        os.kill(pid, signal.SIGKILL)
+        while proc.pool.status()[0].unavailable is None:
+            await asyncio.sleep(0)
+        failpoints.release("proc.open.after")
+        row = await client.ended(turn.turn_id)
+        assert (row.state, row.answer, row.attempt) == (TurnState.COMPLETED, "one two", 1)
 
 
 async def test_a_second_proc_takes_over_the_maintenance(deployment: Deployment, client: Client) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from tests.integration.proc.conftest import Client, Deployment
 
 from kdcube.proc.protection import EcsProtection
 
@@ -71,6 +73,18 @@ async def test_it_is_asked_again_only_before_it_expires(agent: Agent, protection
     agent.now += 2 * 60
     await protection.acquire()
     assert len(agent.asked) == 2
+
+
+async def test_only_a_worker_with_work_is_protected(agent: Agent, deployment: Deployment, client: Client) -> None:
+    async with deployment.proc(ECS_AGENT_URI=f"http://127.0.0.1:{agent.server_port}/api") as proc:
+        await client.epoch()
+        assert not proc.worker.running
+        assert agent.asked == []
+        turn = await client.send("hello")
+        assert await client.answer(turn.turn_id) == "hello"
+        while len(agent.asked) < 2:
+            await asyncio.sleep(0.01)
+        assert [asked["ProtectionEnabled"] for asked in agent.asked] == [True, False]
 
 
 async def test_it_is_released_once(agent: Agent, protection: EcsProtection) -> None:
