@@ -192,7 +192,8 @@ async def measure(urls: list[str], users: int, deltas: int, seconds: float) -> N
         print(f"no turn ended; refused {tally.refused}")
         return
     print(
-        f"{tally.turns / elapsed:.0f} turns/s of {deltas} deltas, {tally.events / elapsed:.0f} events/s, refused {tally.refused}"
+        f"{tally.turns / elapsed:.0f} turns/s of {deltas} deltas, {tally.events / elapsed:.0f} events/s, "
+        f"refused {tally.refused}"
     )
     for name, values in (
         ("accepted", tally.accepted_s),
