@@ -126,9 +126,25 @@ async def test_a_bundle_host_whose_bundle_allows_a_second_attempt(scene, convers
     assert [(start["attempt"], start.get("supersedes")) for start in starts] == [(1, None), (2, 1)]
 
 
-async def kill_hosts(scene, bundle_id):
-    for pid in await asyncio.to_thread(scene.stack.host_pids, bundle_id):
+async def test_a_bundle_host_before_a_turn_reaches_it(scene, conversation, points):
+    """Nothing of the turn has run: it waits for the next host."""
+    points["proc.open.after"].close()
+    turn = await scene.sent(WORDS, conversation)
+    await points["proc.open.after"].reached()
+    dead = await kill_hosts(scene, BUNDLE)
+    for _ in await asyncio.to_thread(scene.stack.attempts, "the hosts are missed"):
+        if not dead & {*await asyncio.to_thread(scene.stack.host_pids, BUNDLE)}:
+            break
+    points["proc.open.after"].open()
+    stored = await scene.settled()
+    assert (stored[turn]["state"], stored[turn]["attempt"]) == ("completed", 1)
+
+
+async def kill_hosts(scene, bundle_id) -> set[int]:
+    pids = await asyncio.to_thread(scene.stack.host_pids, bundle_id)
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
+    return set(pids)
 
 
 async def test_valkey_in_mid_turn(scene, conversation, gate):
