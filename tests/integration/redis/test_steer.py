@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from tests.integration.redis.partition import Partition, a_message
 
 from kdcube.protocol.ids import new_id
 from kdcube.protocol.turns import Policy, TurnState
 from kdcube.redis.admission import Delivered, Duplicate
+from kdcube.redis.epoch import Unfinished
 from kdcube.redis.queue import Fenced
 from kdcube.redis.steer import TakenSteer
 
@@ -161,3 +164,20 @@ async def test_steers_of_two_conversations_stay_apart(partition, claim):
     async with partition.unchanged():
         assert await apply(partition, other, steers[0].envelope.turn_id)  # not a steer of that turn
     assert await take(partition, claim) == steers
+
+
+async def test_a_steer_that_was_applied_in_vain_runs_as_a_turn(partition, claim):
+    """Its bundle ended before it had it: PostgreSQL took the steer back, and the reconciler puts it into the queue."""
+    [steer] = await steered(partition)
+    await take(partition, claim)
+    await apply(partition, claim, steer.envelope.turn_id)
+    await partition.finish(claim)
+    row = Unfinished(steer.envelope, steer.order, steer.accepted_ms, TurnState.QUEUED)
+    async with partition.unchanged():
+        stale = dataclasses.replace(row, state=TurnState.STEERING, steers=claim.envelope.turn_id)
+        assert not await partition.state.restore(stale, epoch=1)
+    assert await partition.state.restore(row, epoch=1)
+    assert await partition.run_all() == [steer.envelope.turn_id]
+    async with partition.unchanged():
+        assert not await partition.state.restore(row, epoch=1)  # now it has ended
+    await partition.check_empty()

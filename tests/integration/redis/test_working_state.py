@@ -32,6 +32,8 @@ USERS = {"ann": UserType.PAID, "bob": UserType.PAID, "cy": UserType.ANONYMOUS}
 BUNDLES = ("echo@1", "search@2")
 ENDED = TERMINAL | {TurnState.APPLIED}
 ENDINGS = st.sampled_from([TurnState.COMPLETED, TurnState.FAILED, TurnState.CANCELLED, TurnState.INTERRUPTED])
+_UNFINISHED = dict.fromkeys(TERMINAL, TurnState.QUEUED) | {TurnState.APPLIED: TurnState.STEERING}
+"""As what a stale read shows turns that have ended."""
 PICK = st.integers(0, 1000)
 T = TypeVar("T")
 
@@ -464,7 +466,7 @@ class WorkingStateMachine(RuleBasedStateMachine):
             row.message,
             row.outcome.order,
             row.outcome.accepted_ms,
-            row.state if row.state not in ENDED else TurnState.QUEUED,
+            _UNFINISHED.get(row.state, row.state),
             claim_id=row.claim_id,
             worker_id="worker",
             steers=row.steer_of,
