@@ -56,6 +56,8 @@ class Proc:
     def __init__(self, settings: ProcSettings, *, lease_s: float = LEASE_S) -> None:
         self.settings = settings
         self._lease_s = lease_s
+        self._available = sorted(settings.service.bundles.bundles)
+        """Bundles whose turns could run here; what loads at start is found out then."""
         self.worker: Worker
         self.pool: HostPool
         self.database: Database
@@ -99,6 +101,7 @@ class Proc:
                 epochs=Epochs(self.database, *scope),
                 queue=queue,
                 working_state=working_state,
+                workers=workers,
                 queue_limit_s=gateway.limits.proc.max_queue_wait_seconds,
             )
             leader = Leader(leadership, connection=connection, workers=workers, reaper=reaper, reconciler=reconciler)
@@ -167,6 +170,8 @@ class Proc:
         self.pool.drain()
 
     def _room_changed(self) -> None:
+        if hasattr(self, "pool"):
+            self._available = [bundle.id for bundle in self.pool.status() if bundle.unavailable is None]
         if hasattr(self, "worker"):
             self.worker.room_changed()
 
@@ -180,7 +185,7 @@ class Proc:
             "version": __version__,
             "running": worker.running,
             "slots": slots,
-            "bundles": sorted(service.bundles.bundles),
+            "bundles": self._available,
         }
 
     def _max_attempts(self, bundle_id: str) -> int:

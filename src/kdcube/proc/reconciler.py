@@ -15,6 +15,7 @@ from kdcube.protocol.turns import TurnState
 from kdcube.redis.epoch import Unfinished, WorkingState
 from kdcube.redis.queue import Queue
 from kdcube.redis.server import ServerFacts
+from kdcube.redis.workers import Workers
 from kdcube.telemetry import failpoints
 
 log = structlog.get_logger()
@@ -22,10 +23,21 @@ log = structlog.get_logger()
 READMIT_AFTER_MS = 10_000
 """A queued row that Valkey lacks is older than any admission that is still under way."""
 _PAGE = 1000
+BUNDLE_LIMIT_S = 60.0
+"""So long a turn waits for a bundle that no live worker offers (rule 25)."""
+_QUEUE_TIMEOUT = {
+    "code": "queue_timeout",
+    "message": "The message waited too long and was not run; please send it again.",
+}
+_BUNDLE_UNAVAILABLE = {
+    "code": "bundle_unavailable",
+    "message": "The application is not available now; please try again later.",
+}
 
 
 class Reconciler:
-    """``queue_limit_s``: a turn that waited longer fails with ``queue_timeout``."""
+    """``queue_limit_s``: a turn that waited longer fails with ``queue_timeout``; ``bundle_limit_s``: one whose bundle
+    nobody offers, with ``bundle_unavailable``."""
 
     def __init__(
         self,
@@ -34,13 +46,17 @@ class Reconciler:
         epochs: Epochs,
         queue: Queue,
         working_state: WorkingState,
+        workers: Workers,
         queue_limit_s: float,
+        bundle_limit_s: float = BUNDLE_LIMIT_S,
     ) -> None:
         self._turns = turns
         self._epochs = epochs
         self._queue = queue
         self._working_state = working_state
+        self._workers = workers
         self._queue_limit_s = queue_limit_s
+        self._bundle_limit_s = bundle_limit_s
 
     async def ensure_epoch(self, facts: ServerFacts, *, on_rebuilt: Callable[[], None]) -> int:
         """The epoch under which all is well: the published one, or a new one after a rebuild.
@@ -88,7 +104,12 @@ class Reconciler:
         """Puts back what Valkey lacks and ends what has waited too long."""
         await self._turns.settle_orphan_steers()
         for row in await self._turns.queued_longer_than(int(self._queue_limit_s * 1000)):
-            await self._time_out(row, epoch)
+            await self._fail(row, epoch, _QUEUE_TIMEOUT)
+        offered = {bundle for info in (await self._workers.live()).values() for bundle in info.get("bundles", ())}
+        if offered:
+            for row in await self._turns.queued_longer_than(int(self._bundle_limit_s * 1000)):
+                if row.envelope.bundle_id not in offered:
+                    await self._fail(row, epoch, _BUNDLE_UNAVAILABLE)
         for row in await self._turns.queued_longer_than(READMIT_AFTER_MS):
             await self._put_back(row, epoch)
         async for row in self._rows():
@@ -103,11 +124,7 @@ class Reconciler:
         if await self._working_state.restore(as_unfinished(row), epoch=epoch):
             log.warning("a turn was put back", turn_id=row.turn.turn_id, state=row.turn.state)
 
-    async def _time_out(self, row: Row, epoch: int) -> None:
-        error = {
-            "code": "queue_timeout",
-            "message": "The message waited too long and was not run; please send it again.",
-        }
+    async def _fail(self, row: Row, epoch: int, error: dict[str, str]) -> None:
         if await self._turns.fail_queued(row.turn.turn_id, error, time.time_ns() // 1_000_000):
             turn = await self._turns.get(row.turn.turn_id)
             if turn is not None:

@@ -45,6 +45,14 @@ class Workers:
         described: dict[bytes, bytes] = await self._connection.call("HGETALL", self._keys.workers)
         return {name.decode(): msgspec.json.decode(info) for name, info in described.items()}
 
+    async def live(self) -> dict[str, dict[str, Any]]:
+        """What each worker that has beaten lately says of itself."""
+        seconds, _ = await self._connection.call("TIME")
+        since = int(seconds) * 1000 - self._ttl_ms
+        beating: list[bytes] = await self._connection.call("ZRANGEBYSCORE", self._keys.beats, since, "+inf")
+        names = {name.decode() for name in beating}
+        return {name: info for name, info in (await self.describe()).items() if name in names}
+
     async def stop_claims(self, revisions: Sequence[str]) -> None:
         """No worker of these revisions claims any more (rule 12)."""
         await self._connection.call("SADD", self._keys.stops, *revisions)

@@ -28,6 +28,7 @@ from kdcube.redis.queue import Claim, ExpiredLease, Fenced, Opened, Queue
 from kdcube.redis.renewal import Renewal
 from kdcube.redis.steer import Steers
 from kdcube.redis.wire import Argument
+from kdcube.redis.workers import Workers
 from kdcube.telemetry import failpoints
 
 __all__ = ["silent"]  # the fixture
@@ -82,6 +83,7 @@ async def test_a_steer_that_was_applied_but_not_taken_is_the_next_turn(
             epochs=Epochs(database, "local", "main"),
             queue=client.queue,
             working_state=client.working_state,
+            workers=Workers(client.connection, KEYS),
             queue_limit_s=3600,
         )
         await reconciler.reconcile(epoch)

@@ -28,6 +28,7 @@ async def reconciler(deployment: Deployment, client: Client):
             epochs=Epochs(database, "local", "main"),
             queue=client.queue,
             working_state=client.working_state,
+            workers=Workers(client.connection, KEYS),
             queue_limit_s=3600,
         )
 
@@ -128,6 +129,7 @@ async def test_what_waited_too_long_fails_visibly(
             epochs=Epochs(database, "local", "main"),
             queue=Queue(client.connection, KEYS),
             working_state=client.working_state,
+            workers=Workers(client.connection, KEYS),
             queue_limit_s=-1,
         )
         await impatient.reconcile(epoch)
@@ -136,6 +138,31 @@ async def test_what_waited_too_long_fails_visibly(
     assert row.error is not None
     assert row.error["code"] == "queue_timeout"
     assert await claim(client, "c") is None
+
+
+async def test_a_turn_whose_bundle_nobody_offers_fails_visibly(
+    deployment: Deployment, client: Client, reconciler: Reconciler
+) -> None:
+    epoch = await ensure(client, reconciler)
+    orphan = await client.send("x", bundle="gone@1")
+    served = await client.send("y", user="bob")
+    await Workers(client.connection, KEYS).beat("w", slots=4, info={"bundles": ["echo@1.0.0"]})
+    await reconciler.reconcile(epoch)
+    assert (await client.turns.states([orphan.turn_id]))[orphan.turn_id] is TurnState.QUEUED  # it has a minute
+    async with open_database(deployment.database_url) as database, Turns(database, "local", "main") as turns:
+        await Reconciler(
+            turns=turns,
+            epochs=Epochs(database, "local", "main"),
+            queue=client.queue,
+            working_state=client.working_state,
+            workers=Workers(client.connection, KEYS),
+            queue_limit_s=3600,
+            bundle_limit_s=-1,
+        ).reconcile(epoch)
+    row = await client.ended(orphan.turn_id)
+    assert row.error is not None
+    assert row.error["code"] == "bundle_unavailable"
+    assert (await client.turns.states([served.turn_id]))[served.turn_id] is TurnState.QUEUED
 
 
 async def test_a_row_that_was_never_written_is_upserted_by_start(client: Client, reconciler: Reconciler) -> None:
