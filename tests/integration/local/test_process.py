@@ -17,6 +17,8 @@ _PARENT = """
 import signal, sys
 from kdcube.local.process import Program, start
 child = start(Program((sys.executable, "-S", "-c", "import signal; signal.pause()")))
+while "setpriv" in open(f"/proc/{child.pid}/cmdline").read():
+    pass  # a parent that dies before setpriv has asked for the death signal leaves its child to the next `up`
 print(child.pid, flush=True)
 signal.pause()
 """
