@@ -31,7 +31,7 @@ class Scene:
         self.record = folder / f"ran-{new_id()}"
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._watching: asyncio.Task[None] | None = None
-        self._killed_at = time.monotonic()
+        self._killed_at: float | None = None
 
     # --- what the user does
 
@@ -93,7 +93,7 @@ class Scene:
 
     async def kill(self, *instances: str) -> None:
         """kill -9 of all of them, before any is waited for."""
-        self._killed_at: float | None = None
+        self._killed_at = time.monotonic()
         pids = {instance: self.stack.signal(instance, signal.SIGKILL) for instance in instances}
         for instance, pid in pids.items():
             await asyncio.to_thread(self.stack.wait_gone, instance, pid)

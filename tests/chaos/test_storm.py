@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -30,6 +31,7 @@ OPEN_TURNS = 5
 """Of a user: who has more waits for one of them to end."""
 PAUSE_TURNS = 6
 """Turns that are accepted between one kill and the next."""
+CROWD_TURNS = 100 * ROUNDS
 
 
 @pytest.fixture
@@ -39,21 +41,23 @@ def seed() -> int:
     return seed
 
 
-class User:
-    """``accepted`` counts the turns of all users."""
+class Hand:
+    """Sends, cancels and reads at random. A user may have several. ``accepted`` counts the turns of all."""
 
-    def __init__(self, number: int, scene: Scene, seed: int, prefix: str, accepted: asyncio.Semaphore) -> None:
-        self.scene = scene
-        self._random = random.Random(f"{seed}-{number}")
-        self._name = f"{prefix}-{number}"
-        self._conversations = [f"{prefix}-{number}-{n}" for n in range(3)]
+    def __init__(
+        self, name: str, scene: Scene, conversations: list[str], seed: int, accepted: asyncio.Semaphore
+    ) -> None:
+        self._name = name
+        self._scene = scene
+        self._conversations = conversations
+        self._random = random.Random(f"{seed}-{name}")
         self._accepted = accepted
         self._turns: list[str] = []
 
-    async def live(self, stop: asyncio.Event) -> None:
+    async def work(self, stop: asyncio.Event) -> None:
         number = 0
         while not stop.is_set():
-            if len(reading := self.scene.unfinished) >= OPEN_TURNS:
+            if len(reading := self._scene.unfinished) >= OPEN_TURNS:
                 await asyncio.wait(reading, return_when=asyncio.FIRST_COMPLETED)
                 continue
             number += 1
@@ -70,21 +74,21 @@ class User:
         bundle = {"bundle_id": REPEATABLE} if choose.random() < 0.3 else {}
         conversation = choose.choice(self._conversations)
         trial = {"deaf": choose.random() < 0.3}
-        send = await self.scene.send(
+        send = await self._scene.send(
             text, conversation, at=choose.randrange(2), policy=policy, echo=orders, trial=trial, **bundle
         )
         if send.task_id is None:
             return
         if bundle:
-            self.scene.history.repeatable.add(send.task_id)
+            self._scene.history.repeatable.add(send.task_id)
         self._accepted.release()
         self._turns.append(send.task_id)
         often = choose.choice([0.0, 0.1, 0.5])
-        await self.scene.follow(send.task_id, at=choose.randrange(2), cut=lambda _: choose.random() < often)
+        await self._scene.follow(send.task_id, at=choose.randrange(2), cut=lambda _: choose.random() < often)
 
     async def _cancel(self, turn: str) -> None:
         with suppress(httpx.TransportError):  # it may have been heard
-            await self.scene.client.ask("POST", "/sse/cancel", json={"turn_id": turn}, at=self._random.randrange(2))
+            await self._scene.client.ask("POST", "/sse/cancel", json={"turn_id": turn}, at=self._random.randrange(2))
 
 
 def deaths(choose: random.Random) -> Iterator[list[str]]:
@@ -109,21 +113,47 @@ async def die(scene: Scene, victims: list[str]) -> None:
     print(f"{' and '.join(victims)}: ready again after {time.monotonic() - began:.1f} s")
 
 
+async def sound(scenes: list[Scene]) -> None:
+    """All that was accepted has ended, the histories are sound, and nothing failed."""
+    turns = [turn for scene in scenes for turn in (await scene.settled()).values()]
+    states = Counter(turn["state"] for turn in turns)
+    print(f"{len(turns)} turns ended:", *(f"{state} {count}" for state, count in states.items()))
+    assert not states["failed"], "nobody asked for that"
+
+
 async def test_the_history_is_sound_whatever_dies(enter, conversation, seed):
     accepted, stop = asyncio.Semaphore(0), asyncio.Event()
-    users = [User(number, enter(), seed, conversation, accepted) for number in range(USERS)]
-    for number, user in enumerate(users):
-        await user.scene.watch(at=number, patience_s=PATIENCE_S)
-    lives = [asyncio.create_task(user.live(stop)) for user in users]
+    scenes = [enter() for _ in range(USERS)]
+    for number, scene in enumerate(scenes):
+        await scene.watch(at=number, patience_s=PATIENCE_S)
+    hands = [
+        Hand(f"{conversation}-{number}", scene, [f"{conversation}-{number}-{n}" for n in range(3)], seed, accepted)
+        for number, scene in enumerate(scenes)
+    ]
+    working = [asyncio.create_task(hand.work(stop)) for hand in hands]
     for victims in deaths(random.Random(seed)):
         for _ in range(PAUSE_TURNS):
             await accepted.acquire()
-        await die(users[0].scene, victims)
+        await die(scenes[0], victims)
     stop.set()
-    await asyncio.gather(*lives)
-    turns = [turn for user in users for turn in (await user.scene.settled()).values()]
-    assert not [turn for turn in turns if turn["state"] == "failed"], "nobody asked for that"
-    states = sorted({turn["state"] for turn in turns})
-    print(
-        f"{len(turns)} turns ended:", *(f"{state} {sum(turn['state'] == state for turn in turns)}" for state in states)
-    )
+    await asyncio.gather(*working)
+    await sound(scenes)
+
+
+async def test_the_history_is_sound_when_all_happens_at_once(enter, conversation, seed):
+    """Many hands in few conversations; only bundles crash."""
+    accepted, stop = asyncio.Semaphore(0), asyncio.Event()
+    scenes = [enter() for _ in range(2)]
+    for number, scene in enumerate(scenes):
+        await scene.watch(at=number, patience_s=PATIENCE_S)
+    hands = [
+        Hand(f"{conversation}-{number}-{n}", scene, [f"{conversation}-{number}"], seed, accepted)
+        for number, scene in enumerate(scenes)
+        for n in range(5)
+    ]
+    working = [asyncio.create_task(hand.work(stop)) for hand in hands]
+    for _ in range(CROWD_TURNS):
+        await accepted.acquire()
+    stop.set()
+    await asyncio.gather(*working)
+    await sound(scenes)
