@@ -47,6 +47,7 @@ def test_output_goes_to_the_log_and_nothing_is_inherited(tmp_path):
 def test_a_child_that_does_not_stop_is_killed():
     child = process.start(Program((sys.executable, "-S", "-c", "import signal; signal.pause()")))
     child.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)  # stopped, not about to be
     assert process.stop(child, signal.SIGTERM, grace_s=0) == -signal.SIGKILL
 
 
