@@ -78,11 +78,11 @@ class Cancelling:
         return bool(cancelled)
 
     async def _finish(self, turn_id: str, discarded: Sequence[str]) -> None:
-        """Ends a turn that had not started."""
-        envelope = await self._turns.envelope(turn_id)
-        if envelope is None:
+        """Ends a turn that waited, maybe for another attempt."""
+        envelope, turn = await self._turns.envelope(turn_id), await self._turns.get(turn_id)
+        if envelope is None or turn is None:
             return
-        line = terminal_line(TurnState.CANCELLED, ts_ms=now_ms(), attempt=0)
+        line = terminal_line(TurnState.CANCELLED, ts_ms=now_ms(), attempt=turn.attempt)
         await self._queue.finish(
             envelope, None, epoch=self._epochs.current, state=TurnState.CANCELLED, line=line, discarded=discarded
         )

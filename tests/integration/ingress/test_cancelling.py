@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -44,6 +45,18 @@ async def test_a_running_turn_is_asked_to_stop(bench: Any) -> None:
     assert await cancelled(alice, conversation_id=first["conversation_id"]) == "cancelling"
     await bench.worker.end(claim, TurnState.CANCELLED)
     assert await cancelled(alice, conversation_id=first["conversation_id"]) == "already_ended"
+
+
+async def test_a_turn_that_waits_for_another_attempt_ends_as_the_one_before(bench: Any) -> None:
+    alice = await bench.client("alice-token")
+    first = await sent(alice)
+    claim = await bench.worker.start()
+    assert await bench.turns.requeue(first["task_id"], claim.claim_id)
+    await bench.worker.queue.release(first["task_id"], claim.claim_id, epoch=bench.worker.epoch)
+    assert await cancelled(alice, turn_id=first["task_id"]) == "cancelling"
+    response = await alice.get(f"/turns/{first['task_id']}/stream")
+    *_, end = (json.loads(line.removeprefix("data: ")) for line in response.text.splitlines() if line[:5] == "data:")
+    assert (end["type"], end["data"]["state"], end["attempt"]) == ("chat.complete", "cancelled", 1)
 
 
 async def test_a_conversation_is_cancelled_with_all_that_waits_in_it(bench: Any) -> None:
