@@ -110,19 +110,20 @@ class Reconciler:
             for row in await self._turns.queued_longer_than(int(self._bundle_limit_s * 1000)):
                 if row.envelope.bundle_id not in offered:
                     await self._fail(row, epoch, _BUNDLE_UNAVAILABLE)
-        for row in await self._turns.queued_longer_than(READMIT_AFTER_MS):
-            await self._put_back(row, epoch)
-        async for row in self._rows():
-            turn = row.turn
-            if turn.state is TurnState.QUEUED:
-                continue
-            await self._put_back(row, epoch)
-            if turn.state is TurnState.RUNNING and turn.cancel_requested:
-                await self._queue.cancel(turn.turn_id, epoch=epoch)  # whoever committed it may not have told the worker
+        await self._put_back(await self._turns.queued_longer_than(READMIT_AFTER_MS), epoch)
+        async for page in self._pages():
+            begun = [row for row in page if row.turn.state is not TurnState.QUEUED]
+            await self._put_back(begun, epoch)
+            for row in begun:
+                if row.turn.state is TurnState.RUNNING and row.turn.cancel_requested:
+                    # Whoever committed the cancel may not have told the worker.
+                    await self._queue.cancel(row.turn.turn_id, epoch=epoch)
 
-    async def _put_back(self, row: Row, epoch: int) -> None:
-        if await self._working_state.restore(as_unfinished(row), epoch=epoch):
-            log.warning("a turn was put back", turn_id=row.turn.turn_id, state=row.turn.state)
+    async def _put_back(self, rows: list[Row], epoch: int) -> None:
+        missing = await self._working_state.missing([row.turn.turn_id for row in rows])
+        for row in rows:
+            if row.turn.turn_id in missing and await self._working_state.restore(as_unfinished(row), epoch=epoch):
+                log.warning("a turn was put back", turn_id=row.turn.turn_id, state=row.turn.state)
 
     async def _fail(self, row: Row, epoch: int, error: dict[str, str]) -> None:
         if await self._turns.fail_queued(row.turn.turn_id, error, time.time_ns() // 1_000_000):
@@ -131,11 +132,15 @@ class Reconciler:
                 await self._queue.finish(row.envelope, None, epoch=epoch, state=TurnState.FAILED, line=line_of(turn))
 
     async def _rows(self) -> AsyncGenerator[Row]:
+        async for page in self._pages():
+            for row in page:
+                yield row
+
+    async def _pages(self) -> AsyncGenerator[list[Row]]:
         after = -1
         while True:
             page = await self._turns.unfinished(after, _PAGE)
-            for row in page:
-                yield row
+            yield page
             if len(page) < _PAGE:
                 return
             after = page[-1].turn.admitted_order
