@@ -111,14 +111,12 @@ class Attempt:
         if self._running is None:
             self._steers_wait = True
             return
-        try:
-            taken = await self._desk.steers.take(self.envelope, self.claim_id, epoch=self._desk.epoch_watch.current)
-        except (StoreUnavailable, EpochMismatch):
-            return  # they stay in the inbox and bounce to the next turn at the latest
-        if not isinstance(taken, Fenced):
-            for steer in taken:
-                if steer.envelope.turn_id in self._steers:
-                    continue  # a rebuilt Valkey does not know that it was given already
+        taken = await self._until_done(
+            "proc.steers",
+            lambda: self._desk.steers.take(self.envelope, self.claim_id, epoch=self._desk.epoch_watch.current),
+        )
+        for steer in () if isinstance(taken, Fenced) else taken:
+            if steer.envelope.turn_id not in self._steers:
                 self._steers[steer.envelope.turn_id] = steer
                 self._running.steer(Steer(steer.envelope.turn_id, steer.envelope.text, steer.envelope.payload))
 

@@ -34,7 +34,7 @@ class Steers:
         self._state = keys.state()
 
     async def take(self, turn: TurnEnvelope, claim_id: str, *, epoch: int) -> list[TakenSteer] | Fenced:
-        """Steers that this claim has not been given yet, in order; their receipt becomes ``seen``."""
+        """The steers of a turn that are not applied, in order, as often as it asks; their receipt becomes ``seen``."""
         keys = self._keys
         reply = await _TAKE(
             self._connection,

@@ -90,7 +90,10 @@ async def test_a_steer_that_was_applied_but_not_taken_is_the_next_turn(
     assert (await client.queue.positions([steer.turn_id], epoch=epoch))[0].state is TurnState.QUEUED
 
 
-@pytest.mark.parametrize("step", ["proc.apply.before", "proc.apply.after", "proc.applied.before", "proc.applied.after"])
+STEPS_OF_A_STEER = [f"proc.{step}.{when}" for step in ("steers", "apply", "applied") for when in ("before", "after")]
+
+
+@pytest.mark.parametrize("step", STEPS_OF_A_STEER)
 async def test_a_lost_reply_loses_and_doubles_no_steer(deployment: Deployment, client: Client, step: str) -> None:
     async with deployment.proc():
         turn = await client.send(conversation="c1", echo={"deltas": 100, "delay_ms": 10})

@@ -335,8 +335,7 @@ class WorkingStateMachine(RuleBasedStateMachine):
     def take_steers(self, pick: int) -> None:
         held = self.pick_held(pick, started=True)
         taken = self.run(self.p.steers.take(held.claim.envelope, held.claim.claim_id, epoch=self.p.epoch))
-        expected = [row for row in self.steers_of(held.turn_id) if row.message.turn_id not in held.seen]
-        expected.sort(key=lambda row: row.outcome.order)
+        expected = sorted(self.steers_of(held.turn_id), key=lambda row: row.outcome.order)
         assert taken == [TakenSteer(row.message, row.outcome.order, row.outcome.accepted_ms) for row in expected]
         held.seen |= {row.message.turn_id for row in expected}
 

@@ -3,7 +3,7 @@
 -- A record (hash `turns`, msgpack) has: u user, c class, k conversation, b bundle, v envelope version, o order,
 -- at accepted (ms), rt started (ms), h content hash, n admission nonce, t the client's turn id, s state, m member in its
 -- waiting set, i the turn that it asked to cancel, cl claim, w worker, x 1 when cancelled, of the turn that a steer
--- steers, seen the claim that was given the steer.
+-- steers, seen 1 when a worker has the steer.
 -- States: q queued, p parked behind its conversation, h held by the cap of its user, c claimed, r running,
 -- s a steer (parked behind the turn that it steers, with a rank of its own), e ended but its host has not exited yet.
 --

@@ -1,7 +1,7 @@
--- Gives the steers of a turn to its worker; each gets the receipt `seen` once.
+-- Gives a turn's steers that are not applied to its worker, as often as it asks; each gets the receipt `seen` once.
 -- KEYS: 1-14 state, 15 feed:<user>, 16 live:<user>
 -- ARGV: 1 epoch, 2 turn, 3 claim, 4 channel prefix, 5 feed name
--- Returns: list of {envelope, order, accepted ms} that this claim was not given before | 'fenced'
+-- Returns: list of {envelope, order, accepted ms} | 'fenced'
 -- include: turns
 -- include: feed
 -- include: steers
@@ -14,11 +14,11 @@ local to = {KEYS[15], KEYS[16], ARGV[4] .. 'feed:' .. rec.u, ARGV[5]}
 local taken = {}
 for _, pair in ipairs(steers_of(turn, rec.k)) do
   local steer, steer_rec = pair[1], pair[2]
-  if steer_rec.seen ~= claim then
-    if not steer_rec.seen then receipt(to, steer, steer_rec, 'seen') end
-    steer_rec.seen = claim
+  if not steer_rec.seen then
+    receipt(to, steer, steer_rec, 'seen')
+    steer_rec.seen = 1
     save(steer, steer_rec)
-    taken[#taken + 1] = {redis.call('HGET', ENVELOPES, steer), steer_rec.o, steer_rec.at}
   end
+  taken[#taken + 1] = {redis.call('HGET', ENVELOPES, steer), steer_rec.o, steer_rec.at}
 end
 return taken
