@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self, cast
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from kdcube.config.environment import Environment
+from kdcube.config.environment import Environment, Number, Whole
 from kdcube.protocol.errors import ConfigurationError, InvalidInput
 from kdcube.protocol.ids import check_bundle_id
 from kdcube.protocol.turns import UserType
@@ -34,17 +34,17 @@ class BundleEntry(BaseModel):
     """What to import from ``path``; None leaves it to the folder."""
     singleton: bool = False
     """Kept for installations that have it; a bundle's module is imported once per process here."""
-    max_attempts: int = Field(default=1, ge=1, le=10)
+    max_attempts: Whole = Field(default=1, ge=1, le=10)
     """Above 1 the bundle declares that running a turn again does no harm."""
     secrets: tuple[SecretName, ...] = ()
     """Names of variables of proc that ``turn.secret`` may give to it."""
     config: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue], repr=False)
     """What ``turn.config`` is."""
-    idle_limit_s: float = Field(default=300.0, gt=0, le=86_400)
+    idle_limit_s: Number = Field(default=300.0, gt=0, le=86_400)
     """A turn that emits nothing for that long is ended."""
-    wall_limit_s: float = Field(default=1_800.0, gt=0, le=86_400)
+    wall_limit_s: Number = Field(default=1_800.0, gt=0, le=86_400)
     """A turn that takes longer is ended."""
-    concurrency: int | None = Field(default=None, ge=1, le=1_000)
+    concurrency: Whole | None = Field(default=None, ge=1, le=1_000)
     """Turns at once per process of the bundle; None: as many as proc has slots."""
     required_user_type: UserType | None = None
     """The least class of users that may use it; None: everybody."""

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic import BaseModel, SecretStr, Strict, ValidationError
 from pydantic_core import ErrorDetails
 
 from kdcube.protocol.errors import ConfigurationError
@@ -19,6 +19,10 @@ _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _SHOWN_ERRORS = 3
 _JSON_MAX_BYTES = 1024 * 1024
+
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict()]
+"""Of documents: ``"5"`` and ``true`` are no numbers, and each field says its limits."""
 
 Model = TypeVar("Model", bound=BaseModel)
 Choice = TypeVar("Choice", bound=StrEnum)

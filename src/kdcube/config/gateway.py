@@ -12,7 +12,7 @@ from typing import Annotated, Any, Generic, Self, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from kdcube.config.environment import Environment
+from kdcube.config.environment import Environment, Number, Whole
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.ids import check_scope
 from kdcube.protocol.turns import UserType
@@ -28,22 +28,22 @@ class _Section(BaseModel):
 class ServiceCapacity(_Section):
     """What one instance of a component can work on at once."""
 
-    processes_per_instance: int = Field(default=1, ge=1, le=256)
-    concurrent_requests_per_process: int = Field(default=16, ge=1, le=10_000)
+    processes_per_instance: Whole = Field(default=1, ge=1, le=256)
+    concurrent_requests_per_process: Whole = Field(default=16, ge=1, le=10_000)
     """For proc: its slots, that is turns at once."""
-    avg_processing_time_seconds: float = Field(default=20.0, gt=0)
+    avg_processing_time_seconds: Number = Field(default=20.0, gt=0, le=86_400)
     """First guess of a turn's time, for the expected wait, until turns have been measured."""
 
 
-Share = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[Number, Field(gt=0, le=1)]
 
 
 class Backpressure(_Section):
     """When a turn is refused with 503: (queued + running) against capacity, per class of users."""
 
-    capacity_buffer: float = Field(default=0.1, ge=0, lt=1)
+    capacity_buffer: Number = Field(default=0.1, ge=0, lt=1)
     """Share of the live capacity that is kept free."""
-    queue_depth_multiplier: float = Field(default=20.0, gt=0)
+    queue_depth_multiplier: Number = Field(default=20.0, gt=0, le=100_000)
     """How many turns may wait per slot."""
     anonymous_pressure_threshold: Share = 0.6
     registered_pressure_threshold: Share = 0.8
@@ -78,9 +78,9 @@ class Backpressure(_Section):
 class RateLimit(_Section):
     """Turns that one user may send: ``burst`` in any ``burst_window`` seconds, ``hourly`` in an hour. -1: no limit."""
 
-    hourly: int = Field(ge=-1)
-    burst: int = Field(ge=-1)
-    burst_window: int = Field(default=60, ge=1, le=3600)
+    hourly: Whole = Field(ge=-1, le=1_000_000_000)
+    burst: Whole = Field(ge=-1, le=1_000_000_000)
+    burst_window: Whole = Field(default=60, ge=1, le=3600)
 
 
 _RATES: dict[str, dict[str, int]] = {
@@ -113,11 +113,11 @@ class RateLimits(_Section):
 class Pools(_Section):
     """Connections to the stores that one process may open."""
 
-    pg_pool_min_size: int = Field(default=1, ge=0)
-    pg_pool_max_size: int = Field(default=8, ge=1)
-    pg_max_connections: int | None = Field(default=None, ge=1)
+    pg_pool_min_size: Whole = Field(default=1, ge=0, le=1_000)
+    pg_pool_max_size: Whole = Field(default=8, ge=1, le=1_000)
+    pg_max_connections: Whole | None = Field(default=None, ge=1, le=262_143)
     """What PostgreSQL accepts in all; compared with what the services may open."""
-    redis_max_connections: int = Field(default=32, ge=1)
+    redis_max_connections: Whole = Field(default=32, ge=1, le=100_000)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -129,28 +129,28 @@ class Pools(_Section):
 class Limits(_Section):
     """Hard limits. Sizes in bytes where the name says so, else in items."""
 
-    max_queue_size: int = Field(default=2_000, ge=1)
+    max_queue_size: Whole = Field(default=2_000, ge=1, le=10_000_000)
     """Turns that may wait, over all users."""
-    max_sse_connections_per_instance: int = Field(default=10_000, ge=1)
-    max_integrations_ops_concurrency: int = Field(default=100, ge=1)
-    max_body_bytes: int = Field(default=1024 * 1024, ge=1024)
-    max_text_chars: int = Field(default=100_000, ge=1)
-    max_payload_bytes: int = Field(default=64 * 1024, ge=2)
-    max_page_items: int = Field(default=100, ge=1, le=1000)
-    max_title_chars: int = Field(default=200, ge=1)
-    max_search_chars: int = Field(default=200, ge=1)
-    max_running_turns_per_user: int = Field(default=8, ge=1)
-    max_live_turns_per_user: int = Field(default=100, ge=1)
+    max_sse_connections_per_instance: Whole = Field(default=10_000, ge=1, le=1_000_000)
+    max_integrations_ops_concurrency: Whole = Field(default=100, ge=1, le=100_000)
+    max_body_bytes: Whole = Field(default=1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    max_text_chars: Whole = Field(default=100_000, ge=1, le=1_000_000)
+    max_payload_bytes: Whole = Field(default=64 * 1024, ge=2, le=1024 * 1024)
+    max_page_items: Whole = Field(default=100, ge=1, le=1000)
+    max_title_chars: Whole = Field(default=200, ge=1, le=10_000)
+    max_search_chars: Whole = Field(default=200, ge=1, le=10_000)
+    max_running_turns_per_user: Whole = Field(default=8, ge=1, le=10_000)
+    max_live_turns_per_user: Whole = Field(default=100, ge=1, le=1_000_000)
     """Turns of one user that wait or run, steers included."""
-    max_queue_wait_seconds: int = Field(default=3_600, ge=1)
+    max_queue_wait_seconds: Whole = Field(default=3_600, ge=1, le=7 * 86_400)
     """A turn that waits longer ends as ``failed`` with ``queue_timeout``."""
 
 
 class RedisSection(_Section):
     """How long statistics stay in Valkey."""
 
-    sse_stats_ttl_seconds: int = Field(default=60, ge=1)
-    sse_stats_max_age_seconds: int = Field(default=120, ge=1)
+    sse_stats_ttl_seconds: Whole = Field(default=60, ge=1, le=86_400)
+    sse_stats_max_age_seconds: Whole = Field(default=120, ge=1, le=86_400)
 
 
 def _pattern(text: str) -> str:

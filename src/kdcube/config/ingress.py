@@ -10,7 +10,7 @@ from typing import Annotated, Self, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
-from kdcube.config.environment import Environment
+from kdcube.config.environment import Environment, Whole
 from kdcube.config.service import ServiceSettings
 from kdcube.protocol.errors import ConfigurationError
 
@@ -67,7 +67,7 @@ class Cors(BaseModel):
     allow_methods: Names = ("GET", "POST", "PUT", "PATCH", "DELETE")
     allow_headers: Names = ("*",)
     expose_headers: Names = ()
-    max_age: int = Field(default=600, ge=0)
+    max_age: Whole = Field(default=600, ge=0, le=86_400)
 
     @model_validator(mode="after")
     def _safe(self) -> Self:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from kdcube.config.environment import Environment
-from kdcube.config.gateway import GatewayConfig, read_gateway
+from kdcube.config.gateway import GatewayConfig, PerComponent, read_gateway
 from kdcube.protocol.errors import ConfigurationError
 from kdcube.protocol.turns import UserType
 
@@ -74,6 +77,34 @@ def test_what_is_wrong_is_named_by_its_path(sections, told):
     with pytest.raises(ConfigurationError, match=told) as caught:
         parse(**sections)
     assert caught.value.name == "GATEWAY_CONFIG_JSON"
+
+
+def numbers(given: object, *path: str) -> Iterator[str]:
+    """A document for every number in the configuration, with the word VALUE in its place."""
+    if given in (int, float):
+        yield "".join(f'{{"{name}": ' for name in path) + "VALUE" + "}" * len(path)
+    elif isinstance(given, type) and issubclass(given, PerComponent):
+        yield from numbers(given.model_fields["proc"].annotation, *path)
+    elif isinstance(given, type) and issubclass(given, BaseModel):
+        for name, field in given.model_fields.items():
+            yield from numbers(field.annotation, *path, name)
+    else:
+        for part in get_args(given):
+            yield from numbers(part, *path)
+
+
+NUMBERS = list(numbers(GatewayConfig))
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "-2", "1e30", "true", '"5"', "[1]"])
+def test_every_number_has_limits_and_a_type(value):
+    assert len(NUMBERS) > 40
+    for document in NUMBERS:
+        text = document.replace("VALUE", value).replace("{", '{"tenant": "a", "project": "b", ', 1)
+        field = document.split('"')[-2]
+        with pytest.raises(ConfigurationError, match=rf"{field}: Input should be ") as caught:
+            read_gateway(Environment({"GATEWAY_CONFIG_JSON": text}))
+        assert caught.value.name == "GATEWAY_CONFIG_JSON"
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", '"x"', "[" * 100_000, '{"tenant": "\ud800"}'])
