@@ -1,7 +1,8 @@
 """The only package that a bundle imports: `Bundle` registers handlers, `Turn` is what a message handler gets."""
 
-from kdcube.sdk.bundle import Bundle, BundleError, OperationContext, SecretNotGranted
+from kdcube.sdk.bundle import Bundle, BundleError, OperationContext
 from kdcube.sdk.inbox import Inbox, Message
+from kdcube.sdk.secrets import SecretNotGranted
 from kdcube.sdk.turn import Cancellation, Marker, StepStatus, Turn
 from kdcube.sdk.wire import HistoryItem, User
 

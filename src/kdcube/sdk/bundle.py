@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.ids import check_bundle_id
+from kdcube.sdk.secrets import read_secret
+from kdcube.sdk.turn import Turn
 from kdcube.sdk.wire import User
-
-if TYPE_CHECKING:
-    from kdcube.sdk.turn import Turn
 
 
 class BundleError(Exception):
@@ -29,16 +28,6 @@ class BundleError(Exception):
         self.retryable = retryable
 
 
-class SecretNotGranted(LookupError):
-    """The bundle asked for a secret that its registry entry does not grant."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"the secret {name!r} is not granted to this bundle: name it under `secrets` in its registry entry"
-        )
-        self.name = name
-
-
 @dataclass(frozen=True, slots=True)
 class OperationContext:
     """Who calls an operation, and what it may use."""
@@ -52,15 +41,7 @@ class OperationContext:
         return read_secret(self._secrets, name)
 
 
-def read_secret(secrets: Mapping[str, str], name: str) -> str:
-    """Raises SecretNotGranted."""
-    try:
-        return secrets[name]
-    except KeyError:
-        raise SecretNotGranted(name) from None
-
-
-MessageHandler = Callable[["Turn"], Awaitable[str | None]]
+MessageHandler = Callable[[Turn], Awaitable[str | None]]
 OperationHandler = Callable[[OperationContext, Any], Awaitable[Any]]
 
 MessageHandlerT = TypeVar("MessageHandlerT", bound=MessageHandler)

@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from kdcube.sdk.bundle import read_secret
 from kdcube.sdk.inbox import Inbox
 from kdcube.sdk.outlet import Outlet
+from kdcube.sdk.secrets import read_secret
 from kdcube.sdk.wire import MAX_EVENT_BYTES, HistoryItem, Service, StartTurn, Step, User
 
 Marker = Literal["answer", "thinking", "canvas", "timeline_text", "subsystem"]
