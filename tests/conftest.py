@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -161,8 +161,7 @@ def _admin(server: StoreServer, statement: str) -> None:
 def _migrated(postgres_server: StoreServer) -> str:
     """The name of a migrated database that each test gets a copy of."""
     _admin(postgres_server, "CREATE DATABASE kd_template")
-    with suppress(NotImplementedError):  # while it is being written, the database stays empty
-        asyncio.run(migrate(postgres_server.url.replace("/kdcube", "/kd_template")))
+    asyncio.run(migrate(postgres_server.url.replace("/kdcube", "/kd_template")))
     return "kd_template"
 
 
