@@ -64,7 +64,7 @@ class Host:
         _, self._channel = await asyncio.get_running_loop().create_unix_connection(
             lambda: Channel(to_host_decoder, self._receive, self._lost), sock=wire
         )
-        self._channel.send(Loaded(self._bundle.id, self._bundle.max_attempts, list(self._bundle.operations)))
+        self._channel.send(Loaded(self._bundle.max_attempts, list(self._bundle.operations)))
         await self._stopped.wait()
 
     def _lost(self, error: WireError | None) -> None:
@@ -118,7 +118,7 @@ def main() -> None:
     wire = socket.socket(fileno=arguments.wire)
     load = _first_message(wire)
     try:
-        bundle = load_bundle(load.path, load.module)
+        bundle = load_bundle(load.path, load.module, load.bundle_id)
     except LoadError as error:
         wire.sendall(b"".join(encode_frames([LoadFailed(str(error))])))
         return

@@ -16,11 +16,12 @@ class LoadError(Exception):
     """The bundle cannot be loaded; the message is one line, with file and line number where there is one."""
 
 
-def load_bundle(path: str, module: str | None) -> Bundle:
+def load_bundle(path: str, module: str | None, registered_id: str | None = None) -> Bundle:
     """The object ``bundle`` of a bundle's module. Raises LoadError.
 
     ``path`` is a folder or one Python file. ``module`` is a dotted name within the folder, with ``:attribute`` when
     the object is not called ``bundle``; without it the folder's ``bundle.py`` is meant, or the folder as a package.
+    ``registered_id`` is what the registry calls the bundle, which must be what its code calls it; None takes any.
     """
     source = Path(path).resolve()
     name, _, attribute = (module or "").partition(":")
@@ -39,6 +40,11 @@ def load_bundle(path: str, module: str | None) -> Bundle:
         raise LoadError(f"{where}: `{attribute}` is a {type(found).__name__}, it must be a kdcube.sdk.Bundle")
     if found.message_handler is None and not found.operations:
         raise LoadError(f"{where}: the bundle registers nothing: add a function under `@{attribute}.on_message`")
+    if registered_id is not None and found.id != registered_id:
+        raise LoadError(
+            f"{where}: the code says Bundle({found.id!r}), the registry calls it {registered_id!r}; "
+            "give both the same id"
+        )
     return found
 
 

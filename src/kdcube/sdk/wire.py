@@ -54,10 +54,11 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag_field="tag"):
 
 
 class Load(_Message, frozen=True, tag=1):
-    """The first message: which code to load. Answered by Loaded or LoadFailed."""
+    """The first message: which code to load, and the bundle id that it must have. Answered by Loaded or LoadFailed."""
 
     path: str
     module: str | None
+    bundle_id: str
 
 
 class StartTurn(_Message, frozen=True, tag=2):
@@ -136,7 +137,6 @@ ToHost = Load | StartTurn | Credit | Steer | Applied | Cancel | Call | CancelCal
 class Loaded(_Message, frozen=True, tag=1):
     """The bundle is ready."""
 
-    bundle_id: str
     max_attempts: int
     operations: list[str]
 

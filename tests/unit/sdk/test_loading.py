@@ -62,6 +62,13 @@ def test_module_and_attribute(tmp_path):
     assert load_bundle(str(tmp_path), "support.entrypoint:served").id == "good@1"
 
 
+def test_the_registrys_id_is_the_codes_own(tmp_path):
+    write(tmp_path, bundle=GOOD)
+    assert load_bundle(str(tmp_path), None, "good@1").id == "good@1"
+    with pytest.raises(LoadError, match=r"bundle\.py: the code says Bundle\('good@1'\), the registry .*'good@2'; give"):
+        load_bundle(str(tmp_path), None, "good@2")
+
+
 def test_module_name_that_is_no_identifier(tmp_path):
     folder = write(tmp_path / "ops@1-3", entrypoint=GOOD)
     assert load_bundle(str(folder.parent), "ops@1-3.entrypoint").id == "good@1"

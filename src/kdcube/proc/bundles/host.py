@@ -195,7 +195,7 @@ class BundleHost:
         host = cls(entry, version, process, limits, clock, on_change)
         try:
             await host._loop.create_unix_connection(lambda: host._channel, sock=process.wire)
-            host._channel.send(wire.Load(entry.path, entry.module))
+            host._channel.send(wire.Load(entry.path, entry.module, entry.id))
             async with asyncio.timeout(limits.load_timeout_s):
                 await asyncio.shield(host._loaded)
         except BaseException as error:

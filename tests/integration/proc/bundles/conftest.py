@@ -20,7 +20,14 @@ from kdcube.proc.bundles.pool import HostPool, open_host_pool
 from kdcube.protocol.ids import new_id
 from kdcube.protocol.turns import TurnEnvelope, UserType
 
-ECHO = str(Path(kdcube.__file__).parent / "echo")
+
+def echo_as(bundle_id: str, folder: Path) -> str:
+    """The echo bundle under another id; gives its folder."""
+    code = (Path(kdcube.__file__).parent / "echo" / "bundle.py").read_text()
+    place = folder / "echo"
+    place.mkdir(exist_ok=True)
+    (place / "bundle.py").write_text(code.replace('Bundle("echo@1.0.0")', f"Bundle({bundle_id!r})"))
+    return str(place)
 
 
 def job(text: str = "", *, bundle_id: str = "test@1", echo: dict[str, Any] | None = None, **more: Any) -> TurnJob:
@@ -139,12 +146,17 @@ def write_bundle(tmp_path: Path) -> Callable[[str], str]:
 
 @pytest.fixture
 def open_hosts(tmp_path: Path) -> OpenHosts:
-    """``async with open_hosts(path, slots=8, limits=HostLimits(...), **entry) as hosts``; the bundle is ``test@1``."""
+    """``async with open_hosts(path, slots=8, limits=HostLimits(...), **entry) as hosts``; the bundle is ``test@1``.
+
+    Without ``path`` it is the echo bundle.
+    """
 
     @asynccontextmanager
     async def open_(
-        path: str = ECHO, *, slots: int = 8, group_size: int = 8, limits: HostLimits | None = None, **entry: Any
+        path: str | None = "", *, slots: int = 8, group_size: int = 8, limits: HostLimits | None = None, **entry: Any
     ) -> AsyncGenerator[Hosts]:
+        if path == "":
+            path = echo_as("test@1", tmp_path)
         registry = BundleRegistry(
             default_bundle_id="test@1", bundles={"test@1": BundleEntry(id="test@1", path=path, **entry)}
         )

@@ -431,7 +431,7 @@ async def answer(turn):
     [
         'b"\\xff" * 64',
         'b"".join(encode_frames([Delta(1, "x" * 32_768)] * 10))',
-        'b"".join(encode_frames([Loaded("again@1", 1, [])]))',
+        'b"".join(encode_frames([Loaded(1, [])]))',
     ],
     ids=["no frame", "text beyond its credit", "out of place"],
 )

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.integration.proc.bundles.conftest import ECHO, job
+from tests.integration.proc.bundles.conftest import echo_as, job
 
 from kdcube.proc.bundles.host import BundleLoadError, HostLimits
 from kdcube.proc.bundles.jobs import BundleUnavailable, Cancelled, Completed, HostLost, Steer
@@ -88,6 +88,10 @@ async def test_crash_of_one_host_leaves_the_other(open_hosts):
         ("\nimport no_such_module\n", r"No module named 'no_such_module' \(.*bundle\.py, line 5\)"),
         ("def broken(:\n", r"SyntaxError: .*bundle\.py, line 4\)"),
         ("os._exit(3)\n", "its process ended while loading"),
+        (
+            "bundle = Bundle('other@1')\n" + NAMED,
+            r"bundle\.py: the code says Bundle\('other@1'\), .*'test@1'; give both",
+        ),
     ],
 )
 async def test_bundle_that_does_not_load_stops_the_opening(open_hosts, write_bundle, code, says):
@@ -199,7 +203,7 @@ from kdcube.proc.bundles.pool import open_host_pool
 from tests.integration.proc.bundles.conftest import job, Run
 
 async def main():
-    registry = BundleRegistry(bundles={{"test@1": BundleEntry(id="test@1", path={ECHO!r})}})
+    registry = BundleRegistry(bundles={{"test@1": BundleEntry(id="test@1", path={echo_as("test@1", tmp_path)!r})}})
     async with open_host_pool(registry, slots=2, run_dir=Path({str(tmp_path)!r})) as pool:
         await pool.start(job(echo={{"block_s": 3600}}), Run())
         print(json.dumps(pool.status()[0].host_pids), flush=True)
