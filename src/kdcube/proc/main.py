@@ -151,12 +151,12 @@ class Proc:
                 epoch_watch=epoch_watch,
                 pool=self.pool,
                 worker=self.worker,
-                tasks=[leading],
+                tasks=[leading, self.pool.keeping],
             )
             leases.start()
             connection.on_connect.append(leases.hurry)
             stack.callback(leases.stop)
-            await enter(_owned(_sign_of_life(leases), "sign of life"))
+            self.probes.tasks.append(await enter(_owned(_sign_of_life(leases), "sign of life")))
             self.probes.tasks.append(await enter(self.worker.working()))
             gc.collect()
             gc.freeze()
@@ -272,7 +272,10 @@ class _Server(uvicorn.Server):
 
 
 async def serve(settings: ProcSettings) -> None:
-    """Runs until SIGTERM or SIGINT, then drains. A second signal does not hurry it."""
+    """Runs until SIGTERM or SIGINT, then drains. A second signal does not hurry it.
+
+    Raises KDCubeError, after the drain, when a part of proc broke: whoever started it is to start it again.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -293,9 +296,11 @@ async def serve(settings: ProcSettings) -> None:
             broken = asyncio.create_task(proc.probes.first_broken())
             await asyncio.wait({asyncio.create_task(stop.wait()), broken}, return_when=asyncio.FIRST_COMPLETED)
             if broken.done():
-                log.critical("proc.broken", error=str(broken.result()))
+                log.critical("proc.broken", error=broken.result())
             broken.cancel()
             await proc.drain()
+    if proc.probes.broken is not None:
+        raise KDCubeError(proc.probes.broken)
 
 
 def main() -> int:

@@ -73,7 +73,7 @@ class Worker:
         """Claims as long as the context is open, in the task that it gives; on exit what still runs is interrupted."""
         channel = self._keys.worker_channel(self._desk.worker_id)
         self._subscriber.subscribe(channel, self._hear)
-        self._claiming = asyncio.create_task(self._claim_forever())
+        self._claiming = asyncio.create_task(self._claim_forever(), name="claiming")
         try:
             yield self._claiming
         finally:

@@ -203,6 +203,8 @@ class BundleHost:
             await host.kill("killed")
             if isinstance(error, TimeoutError):
                 raise BundleLoadError(entry.id, f"it takes longer than {limits.load_timeout_s:g} s") from error
+            if isinstance(error, OSError):
+                raise BundleLoadError(entry.id, f"its process cannot be reached: {error}") from error
             raise
         return host
 

@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import structlog
 from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.proc.bundles.content import content_version
 from kdcube.proc.bundles.host import BundleHost, BundleLoadError, HostLimits, OperationFailed, RunningTurn
-from kdcube.proc.bundles.jobs import BundleUnavailable, TurnJob, TurnSink
+from kdcube.proc.bundles.jobs import BundleUnavailable, TurnJob, TurnSink, VersionReplaced
 from kdcube.sdk.wire import User
 
 _log = structlog.get_logger("kdcube.bundle")
@@ -87,6 +87,8 @@ class HostPool:
         self._all: set[BundleHost] = set()
         self._launches = 0
         self._draining = False
+        self.keeping: asyncio.Task[None]
+        """Runs as long as the pool is open. When it ends before, nothing is kept or watched: proc is broken."""
 
     # ---- turns
 
@@ -113,10 +115,15 @@ class HostPool:
         return max(declared, self._served[bundle_id].entry.max_attempts)
 
     async def start(self, job: TurnJob, sink: TurnSink) -> RunningTurn:
-        """Hands the turn to a host with room. Raises BundleUnavailable or TurnTooLarge; then nothing has run."""
+        """Hands the turn to a host with room. Raises BundleUnavailable or TurnTooLarge; then nothing has run.
+
+        VersionReplaced among the former: waiting does not help, the turn must be recorded with the new version first.
+        """
         bundle_id = job.envelope.bundle_id
         hosts = self._taking(bundle_id)
         served = self._served[bundle_id]
+        if job.bundle_version not in (None, served.version):
+            raise VersionReplaced(bundle_id, job.bundle_version, served.version)
         host = max(hosts, key=lambda host: self._free(served, host))
         if self._free(served, host) <= 0:
             raise BundleUnavailable(bundle_id, "all of its hosts are full")
@@ -316,16 +323,13 @@ async def open_host_pool(
         registry, slots=slots, group_size=group_size, run_dir=run_dir, limits=limits or HostLimits(), clock=clock,
         on_change=on_change,
     )  # fmt: skip
-    keeper: asyncio.Task[None] | None = None
     try:
         await pool.load_all()
-        keeper = asyncio.get_running_loop().create_task(pool.keep(), name="bundle hosts")
-        yield pool
-    finally:
+        pool.keeping = asyncio.get_running_loop().create_task(pool.keep(), name="bundle hosts")
         try:
-            if keeper is not None:
-                keeper.cancel()
-                with suppress(asyncio.CancelledError):
-                    await keeper
+            yield pool
         finally:
-            await pool.close()
+            pool.keeping.cancel()
+            await asyncio.wait({pool.keeping})
+    finally:
+        await pool.close()

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import structlog
@@ -50,10 +50,15 @@ class HostProcess:
 
         The process must be started by the main thread: it asks to die with the thread that started it.
         """
-        home = Path(tempfile.mkdtemp(prefix="host-", dir=run_dir))  # mode 0700
-        ours, theirs = socket.socketpair()
-        beat_fd, beat_theirs = os.pipe()
-        try:
+        with ExitStack() as undo, ExitStack() as started:
+            home = Path(tempfile.mkdtemp(prefix="host-", dir=run_dir))  # mode 0700
+            undo.callback(shutil.rmtree, home, ignore_errors=True)
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            started.callback(theirs.close)
+            beat_fd, beat_theirs = os.pipe()
+            undo.callback(os.close, beat_fd)
+            started.callback(os.close, beat_theirs)
             process = subprocess.Popen(  # noqa: ASYNC220 - it returns as soon as the program is executed
                 [
                     *(sys.executable, "-P", "-m", "kdcube.sdk.host"),
@@ -67,17 +72,11 @@ class HostProcess:
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
-        except OSError:
-            ours.close()
-            os.close(beat_fd)
-            shutil.rmtree(home, ignore_errors=True)
-            raise
-        finally:
-            theirs.close()
-            os.close(beat_theirs)
-        ours.setblocking(False)
-        os.set_blocking(beat_fd, False)
-        host = cls(process, ours, beat_fd, home)
+            undo.callback(_abandon, process)
+            ours.setblocking(False)
+            os.set_blocking(beat_fd, False)
+            host = cls(process, ours, beat_fd, home)
+            undo.pop_all()
         try:
             await host._capture(bundle_id, clock)
         except BaseException:
@@ -147,6 +146,12 @@ class HostProcess:
 
 
 _OUTPUT_LINGER_S = 0.5
+
+
+def _abandon(process: subprocess.Popen[bytes]) -> None:
+    """Ends a process that nobody watches yet."""
+    with process:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _environment(home: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import cast
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -33,10 +34,15 @@ class Probes:
     tasks: list[asyncio.Task[None]]
     """Work that runs as long as proc does: when one ends, proc is broken."""
 
-    async def first_broken(self) -> BaseException:
-        """Returns when a task that should run for ever has ended."""
+    broken: str | None = None
+    """Which of them has ended, and why."""
+
+    async def first_broken(self) -> str:
+        """Returns when a task that should run for ever has ended: which, and why. ``failing`` says so from then on."""
         done, _ = await asyncio.wait(self.tasks, return_when=asyncio.FIRST_COMPLETED)
-        return done.pop().exception() or KDCubeError("a task ended")
+        task = done.pop()
+        self.broken = f"{task.get_name()} ended: {_reason(None if task.cancelled() else task.exception())}"
+        return self.broken
 
     def health(self) -> dict[str, object]:
         service = self.settings.service
@@ -61,7 +67,9 @@ class Probes:
         }
 
     async def failing(self) -> str | None:
-        """The dependency that keeps proc from working, by name."""
+        """What keeps proc from working: ``draining``, a dependency by name, or ``broken`` with the reason."""
+        if self.broken is not None:
+            return f"broken: {self.broken}"
         if self.worker.draining:
             return "draining"
         try:
@@ -73,6 +81,12 @@ class Probes:
         except KDCubeError:
             return "postgres"
         return "epoch" if self.epoch_watch.known() is None else None
+
+
+def _reason(error: BaseException | None) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return f"{type(error).__name__}: {error}" if error else "without an error"
 
 
 def create_app(probes: Probes) -> Starlette:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -153,8 +154,9 @@ def open_hosts(tmp_path: Path) -> OpenHosts:
 
     @asynccontextmanager
     async def open_(
-        path: str | None = "", *, slots: int = 8, group_size: int = 8, limits: HostLimits | None = None, **entry: Any
-    ) -> AsyncGenerator[Hosts]:
+        path: str | None = "", *, slots: int = 8, group_size: int = 8, limits: HostLimits | None = None,
+        clock: Callable[[], float] = time.monotonic, **entry: Any
+    ) -> AsyncGenerator[Hosts]:  # fmt: skip
         if path == "":
             path = echo_as("test@1", tmp_path)
         registry = BundleRegistry(
@@ -163,7 +165,13 @@ def open_hosts(tmp_path: Path) -> OpenHosts:
         changed = asyncio.Event()
         run_dir = tmp_path / "run"
         async with open_host_pool(
-            registry, slots=slots, group_size=group_size, run_dir=run_dir, limits=limits, on_change=changed.set
+            registry,
+            slots=slots,
+            group_size=group_size,
+            run_dir=run_dir,
+            limits=limits,
+            clock=clock,
+            on_change=changed.set,
         ) as pool:
             hosts = Hosts(pool, changed)
             yield hosts

@@ -5,13 +5,14 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from tests.integration.proc.bundles.conftest import echo_as, job
 
 from kdcube.proc.bundles.host import BundleLoadError, HostLimits
-from kdcube.proc.bundles.jobs import BundleUnavailable, Cancelled, Completed, HostLost, Steer
+from kdcube.proc.bundles.jobs import BundleUnavailable, Cancelled, Completed, HostLost, Steer, VersionReplaced
 
 pytestmark = pytest.mark.anyio
 
@@ -170,6 +171,51 @@ async def test_bundle_that_always_crashes_is_started_again_and_again(open_hosts)
         await hosts.until(hosts.pool.room)
         _, outcome = await hosts.outcome(job("ok"))
         assert outcome == Completed()
+
+
+async def test_a_pool_that_watches_no_more_takes_nothing_new_and_says_why(open_hosts):
+    broken = False
+
+    def clock() -> float:
+        assert not broken, "the clock broke"
+        return time.monotonic()
+
+    async with open_hosts(clock=clock, limits=HostLimits(watch_interval_s=0.01)) as hosts:
+        broken = True
+        with pytest.raises(ExceptionGroup) as error:
+            await asyncio.shield(hosts.pool.keeping)
+        assert error.group_contains(AssertionError, match="the clock broke")
+        assert hosts.pool.room() == {}
+        with pytest.raises(BundleUnavailable, match="draining"):
+            await hosts.start(job())
+        broken = False  # a host that leaves looks at it
+
+
+async def test_a_host_that_cannot_be_started_leaves_the_pool_at_work(open_hosts, tmp_path):
+    async with open_hosts() as hosts:
+        run_dir = tmp_path / "run"
+        run_dir.rename(tmp_path / "away")
+        os.kill(hosts.pids()[0], signal.SIGKILL)
+        await hosts.until(lambda: "does not start" in (hosts.pool.status()[0].unavailable or ""))
+        assert hosts.pool.room() == {}
+        run_dir.mkdir()
+        (tmp_path / "echo" / "beside.py").write_text("")
+        await hosts.until(hosts.pool.room)
+        _, outcome = await hosts.outcome(job("ok"))
+        assert outcome == Completed()
+
+
+async def test_a_turn_runs_the_version_that_it_was_recorded_with(open_hosts, write_bundle):
+    async with open_hosts(write_bundle(NAMED.replace("NAME", "old"))) as hosts:
+        recorded = hosts.pool.version("test@1")
+        run, _ = await hosts.outcome(job(bundle_version=recorded))
+        assert (run.answer, run.running.bundle_version) == ("old", recorded)
+        write_bundle(NAMED.replace("NAME", "new"))
+        version = await hosts.pool.reload("test@1")
+        with pytest.raises(VersionReplaced, match=f"{version} has replaced {recorded}"):
+            await hosts.start(job(bundle_version=recorded))
+        run, _ = await hosts.outcome(job(bundle_version=version))
+        assert (run.answer, run.running.bundle_version) == ("new", version)
 
 
 async def test_drain_takes_nothing_new_and_finishes_the_rest(open_hosts):
