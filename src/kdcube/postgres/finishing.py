@@ -42,6 +42,8 @@ def encode_ending(ending: Ending) -> EncodedEnding:
             None if ending.error is None else to_json(ending.error),
             None if ending.bundle_state is None else to_json(ending.bundle_state),
             to_json(usage) if usage else None,
+            ending.bundle_version,
+            ending.lingers,
         ),
     )
 
@@ -64,7 +66,7 @@ class FinishTurns:
             rows = await self._database.fetch(
                 self._sql["finish_turns"],
                 *self._scope,
-                *columns([batch[position].row for position in left.values()], 11),
+                *columns([batch[position].row for position in left.values()], 13),
             )
             for row in rows:
                 outcomes[left[row["turn_id"]]] = _finished(row)

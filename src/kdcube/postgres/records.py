@@ -185,6 +185,10 @@ class Ending:
     error: Json | None = None
     bundle_state: Json | None = None
     """Merged key by key into the conversation's state when not None."""
+    bundle_version: str | None = None
+    """What ran, when it is not what START was told: the bundle's files changed in between."""
+    lingers: bool = False
+    """Code of the turn may still run: its conversation stays busy until ``Turns.exited``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,19 @@ class Turns:
         """
         return await self._endings.submit(encode_ending(ending))
 
+    async def exited(self, turn_id: str) -> None:
+        """No code of a turn that ended with ``lingers`` runs any more: its conversation may go on."""
+        await self._database.fetch(self._sql["exit_turn"], *self._scope, turn_id)
+
+    async def lingering(self) -> list[Unfinished]:
+        """Turns that have ended and have not ``exited``."""
+        return [unfinished(row) for row in await self._database.fetch(self._sql["lingering_turns"], *self._scope)]
+
+    async def steers(self, turn_id: str, state: TurnState) -> list[TurnEnvelope]:
+        """The steers in ``state`` that were sent to a turn, in order."""
+        rows = await self._database.fetch(self._sql["steers_of_turn"], *self._scope, turn_id, state.value)
+        return [decode_envelope(row["envelope"]) for row in rows]
+
     async def requeue(self, turn_id: str, claim_id: str, *, epoch: int | None = None, partition: int = 0) -> bool:
         """running to queued for another attempt; its steers stay. False when the claim is not current, when a cancel
         was requested (then end it as cancelled), or when ``epoch``, if given, is not the current one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
@@ -17,6 +17,7 @@ from kdcube.postgres.records import (
     NotStarted,
     Started,
     StartRequest,
+    StoredTurn,
 )
 from kdcube.proc.bundles.jobs import (
     BundleUnavailable,
@@ -34,7 +35,7 @@ from kdcube.proc.bundles.jobs import (
 from kdcube.proc.bundles.pool import RunningTurn
 from kdcube.proc.desk import Desk
 from kdcube.proc.log_writer import LogWriter
-from kdcube.proc.outcomes import as_history, line_of, verdict
+from kdcube.proc.outcomes import as_history, discarded_steers, line_of, verdict
 from kdcube.protocol.endings import terminal_line
 from kdcube.protocol.errors import EpochMismatch, KDCubeError, StoreUnavailable
 from kdcube.protocol.events import Fold, Kind, encode_line
@@ -246,7 +247,7 @@ class Attempt:
 
     async def _serve(self, started: Started) -> Outcome | KDCubeError:
         """The bundle's part of the turn."""
-        desk, envelope = self._desk, self.envelope
+        desk, envelope, turn_id = self._desk, self.envelope, self.envelope.turn_id
         history: list[HistoryItem] = []
         if started.parent_turn_id is not None:
             before = await self._until_done("proc.history", lambda: desk.turns.history(started.parent_turn_id))
@@ -270,6 +271,9 @@ class Attempt:
         self._running = running
         if self._cancelled:
             running.cancel("cancelled")
+        if self._attempt > 1:  # what the attempt before was given, its answer does not show any more
+            for steer in await self._until_done("proc.again", lambda: desk.turns.steers(turn_id, TurnState.APPLIED)):
+                running.steer(Steer(steer.turn_id, steer.text, steer.payload))
         if self._steers_wait:  # some came since the claim
             await self.take_steers()
         await asyncio.wait({running.outcome, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -299,21 +303,22 @@ class Attempt:
                 return self._stopped.result()
 
     async def _end(self, outcome: Outcome | KDCubeError, fold: Fold) -> None:
+        turn_id, claim_id, running = self.envelope.turn_id, self.claim_id, self._running
         state, error = verdict(outcome)
         if self._may_repeat(outcome):
-            if self._running:  # the next attempt does not begin while code of this one may run
-                await asyncio.shield(self._running.exited)
-            if await self._take_back_start(self.claim_id):
+            if running:  # the next attempt does not begin while code of this one may run
+                await asyncio.shield(running.exited)
+            if await self._requeue(claim_id):
                 await self._release()
                 return
+            state, error = TurnState.CANCELLED, None  # or fenced: then PostgreSQL says so
         if isinstance(outcome, Completed | Failed) and (untaken := outcome.untaken_steers):
             # The bundle ended before it had them. The reconciler puts what becomes a turn into the queue.
-            turn_id, claim_id = self.envelope.turn_id, self.claim_id
             await self._until_done("proc.untaken", lambda: self._desk.turns.return_steers(turn_id, claim_id, untaken))
         snapshot = fold.snapshot()
         ending = Ending(
-            turn_id=self.envelope.turn_id,
-            claim_id=self.claim_id,
+            turn_id=turn_id,
+            claim_id=claim_id,
             state=state,
             ended_ms=_now_ms(),
             text_by_marker=snapshot.text,
@@ -321,6 +326,8 @@ class Attempt:
             services=snapshot.services,
             error=error,
             bundle_state=outcome.state if isinstance(outcome, Completed) else None,
+            bundle_version=running and running.bundle_version,
+            lingers=running is not None and not running.exited.done(),
         )
         finished = await self._until_done("proc.finish", lambda: self._desk.turns.finish(ending))
         match finished:
@@ -333,16 +340,23 @@ class Attempt:
                     error=error,
                     services=snapshot.services,
                 )
-                await self._close(state, line, discarded)
+                await self._close(state, line, discarded, lingers=ending.lingers)
             case NotFinished(turn) if turn is not None and turn.state in TERMINAL:
-                await self._close(turn.state, line_of(turn), ())
+                await self._close_as(turn)
+            case NotFinished(turn) if turn is not None and turn.state is TurnState.QUEUED:
+                await self._release()  # it was given back, and the reply was lost
             case _:
-                log.info("the turn went on without this attempt", turn_id=self.envelope.turn_id)
+                log.info("the turn went on without this attempt", turn_id=turn_id)
+        if ending.lingers and running is not None:
+            await asyncio.shield(running.exited)
+            await self._until_done("proc.left", lambda: self._desk.turns.exited(turn_id))
+            await self._until_done(
+                "proc.exited",
+                lambda: self._desk.queue.exited(turn_id, claim_id, epoch=self._desk.epoch_watch.current),
+            )
 
-    async def _close(self, state: TurnState, line: bytes, discarded: list[str] | tuple[str, ...]) -> None:
+    async def _close(self, state: TurnState, line: bytes, discarded: Sequence[str], *, lingers: bool = False) -> None:
         """Valkey follows what PostgreSQL has decided."""
-        running = self._running
-        host_lives = running is not None and not running.exited.done()
         await self._until_done(
             "proc.close",
             lambda: self._desk.queue.finish(
@@ -352,17 +366,14 @@ class Attempt:
                 state=state,
                 line=line,
                 discarded=discarded,
-                host_lives=host_lives,
+                host_lives=lingers,
             ),
         )
-        if host_lives and running is not None:
-            await asyncio.shield(running.exited)
-            await self._until_done(
-                "proc.exited",
-                lambda: self._desk.queue.exited(
-                    self.envelope.turn_id, self.claim_id, epoch=self._desk.epoch_watch.current
-                ),
-            )
+
+    async def _close_as(self, turn: StoredTurn) -> None:
+        """Somebody else has ended the turn."""
+        discarded = await self._until_done("proc.discarded", lambda: discarded_steers(self._desk.turns, turn))
+        await self._close(turn.state, line_of(turn), discarded)
 
     def _may_repeat(self, outcome: Outcome | KDCubeError) -> bool:
         match outcome:
@@ -384,13 +395,16 @@ class Attempt:
                 return False
         return self._attempt < allowed
 
-    async def _take_back_start(self, claim_id: str, epoch: int | None = None) -> bool:
-        """PostgreSQL: running under ``claim_id`` becomes queued again, if ``epoch`` is current; True when it did.
+    async def _requeue(self, claim_id: str, epoch: int | None = None) -> bool:
+        """PostgreSQL: running under ``claim_id`` becomes queued again, if ``epoch`` is current; True when it did."""
+        return await self._until_done(
+            "proc.requeue", lambda: self._desk.turns.requeue(self.envelope.turn_id, claim_id, epoch=epoch)
+        )
 
-        A turn that was cancelled meanwhile ends instead.
-        """
+    async def _take_back_start(self, claim_id: str, epoch: int | None = None) -> bool:
+        """``_requeue`` of a START under which nothing has run. A turn that was cancelled meanwhile ends instead."""
         turn_id = self.envelope.turn_id
-        if await self._until_done("proc.requeue", lambda: self._desk.turns.requeue(turn_id, claim_id, epoch=epoch)):
+        if await self._requeue(claim_id, epoch):
             return True
         ending = Ending(turn_id=turn_id, claim_id=claim_id, state=TurnState.CANCELLED, ended_ms=_now_ms())
         finished = await self._until_done("proc.get", lambda: self._desk.turns.get(turn_id))
@@ -398,7 +412,7 @@ class Attempt:
             await self._until_done("proc.finish", lambda: self._desk.turns.finish(ending))
             finished = await self._until_done("proc.get", lambda: self._desk.turns.get(turn_id))
         if finished and finished.state in TERMINAL:
-            await self._close(finished.state, line_of(finished), ())
+            await self._close_as(finished)
         return False
 
     async def _settle_unstarted(self, outcome: NotStarted) -> None:
@@ -417,7 +431,7 @@ class Attempt:
             )
             await self._close(TurnState.FAILED, line, ())
         elif turn.state in TERMINAL or turn.state is TurnState.APPLIED:  # the worker died before Valkey knew
-            await self._close(turn.state, line_of(turn), ())
+            await self._close_as(turn)
         elif turn.state is TurnState.RUNNING and turn.claim_id is not None and turn.claim_id != self.claim_id:
             if not await self._until_done("proc.stands", lambda: self._desk.epoch_watch.stands(self._epoch)):
                 # A replica that lags took over: it does not know of that claim, under which the turn may well run.

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from kdcube.postgres.records import HistoryTurn, StoredTurn
+from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.jobs import Cancelled, Completed, Failed, HistoryItem, HostLost, Outcome
 from kdcube.proc.log_writer import OutputLimit
 from kdcube.protocol.endings import terminal_line
@@ -53,6 +54,13 @@ def line_of(turn: StoredTurn) -> bytes:
         error=turn.error,
         services=turn.services,
     )
+
+
+async def discarded_steers(turns: Turns, turn: StoredTurn) -> list[str]:
+    """The steers that were cancelled with a turn that PostgreSQL knows as ended."""
+    if turn.state is not TurnState.CANCELLED:
+        return []
+    return [steer.turn_id for steer in await turns.steers(turn.turn_id, TurnState.CANCELLED)]
 
 
 def as_history(turns: list[HistoryTurn]) -> list[HistoryItem]:

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import structlog
 
-from kdcube.postgres.records import Ending, Finished, StoredTurn
+from kdcube.postgres.records import Ending, StoredTurn
 from kdcube.postgres.turns import Turns
-from kdcube.proc.outcomes import line_of
+from kdcube.proc.outcomes import discarded_steers, line_of
 from kdcube.protocol.events import Fold
 from kdcube.protocol.turns import TERMINAL, TurnState
 from kdcube.redis.eventlog import EventLogs
@@ -55,9 +55,6 @@ class Reaper:
 
     async def _settle(self, lease: ExpiredLease, epoch: int) -> None:
         log.warning("lease expired", turn_id=lease.turn_id, state=lease.state)
-        if lease.state is TurnState.CANCELLED:  # it had ended; its worker, and so its host, is gone
-            await self._queue.exited(lease.turn_id, lease.claim_id, epoch=epoch)
-            return
         if lease.state is TurnState.CLAIMED:
             # Valkey fences the claim; if its START was committed, whoever claims the turn next takes that back.
             await self._queue.release(lease.turn_id, lease.claim_id, epoch=epoch, only_expired=True)
@@ -66,21 +63,23 @@ class Reaper:
         if turn is None:
             log.error("a running turn has no row", turn_id=lease.turn_id)
             return
-        discarded: list[str] = []
         if turn.state is TurnState.RUNNING:
-            turn, discarded = await self._end(turn, lease)
+            turn = await self._end(turn, lease)
         if turn is not None and turn.state in TERMINAL:
             envelope = await self._turns.envelope(turn.turn_id)
             if envelope is not None:
+                await self._turns.exited(turn.turn_id)  # with its worker, its host is gone
+                discarded = await discarded_steers(self._turns, turn)
                 await self._queue.finish(
                     envelope, None, epoch=epoch, state=turn.state, line=line_of(turn), discarded=discarded
                 )
+                await self._queue.exited(turn.turn_id, lease.claim_id, epoch=epoch)
         elif turn is not None and turn.state is TurnState.QUEUED:
             await self._queue.release(turn.turn_id, lease.claim_id, epoch=epoch)
 
-    async def _end(self, turn: StoredTurn, lease: ExpiredLease) -> tuple[StoredTurn | None, list[str]]:
+    async def _end(self, turn: StoredTurn, lease: ExpiredLease) -> StoredTurn | None:
         """Another attempt if the bundle allows one, else the end with what the log still tells. Returns the turn as it
-        is now, and the steers that are cancelled with it.
+        is now.
 
         Only under the claim whose lease has run out: the turn may run under another one by now.
         """
@@ -90,9 +89,9 @@ class Reaper:
             and not turn.cancel_requested
             and await self._turns.requeue(turn.turn_id, claim_id)
         ):
-            return await self._turns.get(turn.turn_id), []
+            return await self._turns.get(turn.turn_id)
         snapshot = (await self.fold(turn.turn_id)).snapshot()
-        finished = await self._turns.finish(
+        await self._turns.finish(
             Ending(
                 turn_id=turn.turn_id,
                 claim_id=claim_id,
@@ -106,7 +105,7 @@ class Reaper:
                 else {"code": "worker_lost", "message": "The turn was interrupted."},
             )
         )
-        return await self._turns.get(turn.turn_id), finished.discarded if isinstance(finished, Finished) else []
+        return await self._turns.get(turn.turn_id)
 
     async def fold(self, turn_id: str) -> Fold:
         """What a turn's log says."""

@@ -93,6 +93,8 @@ class Reconciler:
                 count += await self._working_state.restore(turn, epoch=epoch)
             else:
                 waiting.append(turn)
+        for row in await self._turns.lingering():
+            count += await self._working_state.restore(as_unfinished(row), epoch=epoch)
         for turn in waiting:
             count += await self._working_state.restore(turn, epoch=epoch)
         await failpoints.hit("proc.rebuild.before_publish")
@@ -118,6 +120,15 @@ class Reconciler:
                 if row.turn.state is TurnState.RUNNING and row.turn.cancel_requested:
                     # Whoever committed the cancel may not have told the worker.
                     await self._queue.cancel(row.turn.turn_id, epoch=epoch)
+
+        await self._put_back_lingering(epoch)
+
+    async def _put_back_lingering(self, epoch: int) -> None:
+        """Whose worker died before Valkey knew: under a lease that nobody renews, the reaper ends them."""
+        missing = await self._working_state.missing([row.turn.turn_id for row in await self._turns.lingering()])
+        if missing:  # asked again: what has left meanwhile left PostgreSQL first
+            rows = await self._turns.lingering()
+            await self._put_back([row for row in rows if row.turn.turn_id in missing], epoch)
 
     async def _put_back(self, rows: list[Row], epoch: int) -> None:
         missing = await self._working_state.missing([row.turn.turn_id for row in rows])

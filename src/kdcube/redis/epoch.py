@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from kdcube.protocol.errors import ConfigurationError, EpochMismatch, StoreUnavailable
-from kdcube.protocol.turns import TurnEnvelope, TurnState, encode_envelope
+from kdcube.protocol.turns import Policy, TurnEnvelope, TurnState, encode_envelope
 from kdcube.redis.admission import accepted_event
 from kdcube.redis.connection import Connection, ServerError
 from kdcube.redis.keys import Keys
+from kdcube.redis.queue import DONE_TTL_S
 from kdcube.redis.scripts import Script
 from kdcube.redis.server import server_facts
 from kdcube.redis.subscriber import Subscriber
@@ -29,7 +30,7 @@ _LOOK_AGAIN_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """A turn that PostgreSQL knows as queued, running or steering."""
+    """A turn that PostgreSQL knows as queued, running or steering, or that ended and whose code may still run."""
 
     envelope: TurnEnvelope
     order: int
@@ -71,7 +72,7 @@ class WorkingState:
         return await _BEGIN(self._connection, [*self._state, self._keys.building], [epoch]) == 1
 
     async def restore(self, turn: Unfinished, *, epoch: int) -> bool:
-        """Puts a turn back in its old order; False when the working state has it. Running turns are to come first."""
+        """Puts a turn back in its old order; False when the working state has it. Those under a claim come first."""
         keys, envelope = self._keys, turn.envelope
         return (
             await _RESTORE(
@@ -106,6 +107,8 @@ class WorkingState:
                     secrets.token_hex(4),
                     accepted_event(envelope),
                     int(turn.cancelled),
+                    int(envelope.policy is Policy.INTERRUPT),
+                    DONE_TTL_S * 1000,
                 ],
             )
             == 1

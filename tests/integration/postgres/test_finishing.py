@@ -55,6 +55,14 @@ async def test_a_repeat_is_answered_again_and_another_ending_is_not(world: World
     assert stands == NotFinished(await world.row("a"))
 
 
+async def test_an_ending_says_what_ran_when_it_is_not_what_start_was_told(world: World) -> None:
+    await world.running("a")
+    await world.running("b", "c2")
+    await world.finish("a", bundle_version="echo@2")
+    await world.finish("b")
+    assert [(await world.row(turn)).bundle_version for turn in ("a", "b")] == ["echo@2", "echo@1"]
+
+
 async def test_a_claim_that_is_not_current_changes_nothing(world: World) -> None:
     await world.running("a", claim="k1")
     assert await world.finish("a", claim="k2") == NotFinished(await world.row("a"))

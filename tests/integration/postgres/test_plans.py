@@ -85,7 +85,7 @@ class Statements:
             "start_facts": await self._touched(
                 "start_facts", turn_ids, [0 for _ in turn_ids], [world.epoch for _ in turn_ids]
             ),
-            "finish_turns": await self._touched("finish_turns", *columns(endings, 11)),
+            "finish_turns": await self._touched("finish_turns", *columns(endings, 13)),
             "finish_facts": await self._touched("finish_facts", turn_ids),
         }
 

@@ -89,6 +89,20 @@ async def test_a_busy_conversation_does_not_start_another_turn(world: World) -> 
     assert isinstance(await world.start("b"), Started)
 
 
+async def test_a_conversation_waits_for_a_turn_that_ended_and_lingers(world: World) -> None:
+    await world.running("a")
+    await world.admit("b")
+    await world.finish("a", lingers=True, bundle_state={"k": 1})
+    assert [row.turn.turn_id for row in await world.turns.lingering()] == ["a"]
+    assert refusal(await world.start("b")) is Refusal.CONVERSATION_BUSY
+    await world.turns.exited("another")
+    assert refusal(await world.start("b")) is Refusal.CONVERSATION_BUSY
+    await world.turns.exited("a")
+    assert await world.turns.lingering() == []
+    started = await world.start("b")
+    assert isinstance(started, Started) and started.conversation_state == {"k": 1}
+
+
 async def test_of_one_conversation_a_batch_starts_the_first(world: World) -> None:
     await world.admit("a")
     await world.admit("b")

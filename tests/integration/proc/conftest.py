@@ -151,6 +151,20 @@ class Client:
     async def answer(self, turn_id: str) -> str:
         return fold(turn_id, await self.lines(turn_id)).text()
 
+    async def receipts(self, steer_id: str) -> list[str]:
+        """What the user was told of a steer."""
+        events = [event for _, event in (await self.feeds.read("ada", 0)).events if event["turn_id"] == steer_id]
+        return [event["state"] for event in events if event["type"] == "steer.receipt"]
+
+    async def receipts_until(self, steer_id: str, wanted: set[str]) -> list[str]:
+        async with self.changes(KEYS.feed_channel("ada")) as changed:
+            while True:
+                changed.clear()
+                receipts = await self.receipts(steer_id)
+                if wanted.intersection(receipts):
+                    return receipts
+                await changed.wait()
+
     async def ended(self, turn_id: str) -> StoredTurn:
         """The row, once Valkey has closed the log."""
         await self.lines(turn_id)

@@ -115,8 +115,7 @@ async def test_a_steer_of_a_cancelled_turn_whose_worker_died_is_cancelled(
     await client.turns.cancel(turn.turn_id, "ada", 1)
     async with deployment.proc(lease_s=LEASE_S):
         assert (await client.ended(turn.turn_id)).state is TurnState.CANCELLED
-    events = [event for _, event in (await client.feeds.read("ada", 0)).events if event["turn_id"] == steer.turn_id]
-    assert [event["state"] for event in events if event["type"] == "steer.receipt"] == ["accepted", "cancelled"]
+    assert await client.receipts(steer.turn_id) == ["accepted", "cancelled"]
 
 
 # --- the reaper -------------------------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import pytest
 from tests.integration.proc.conftest import KEYS, Client, Deployment, fold, kinds
 
-from kdcube.postgres.records import Ending, NotFinished, Started, StartRequest
+from kdcube.postgres.records import Ending, Finished, NotFinished, Started, StartRequest
 from kdcube.proc.bundles.jobs import Delta
 from kdcube.proc.log_writer import ClaimLost, LogWriter
 from kdcube.protocol.errors import KDCubeError
 from kdcube.protocol.events import Kind, encode_line
 from kdcube.protocol.heads import encode_head
 from kdcube.protocol.ids import new_id
-from kdcube.protocol.turns import TurnState
+from kdcube.protocol.turns import Policy, TurnState
 from kdcube.redis.epoch import EpochWatch
 from kdcube.redis.eventlog import Appended
 from kdcube.redis.queue import Claim, Fenced, Opened, Queue
@@ -157,25 +157,66 @@ async def test_a_cancel_that_nobody_heard_ends_as_cancelled(
         assert (await client.ended(turn_id)).state is TurnState.CANCELLED
 
 
+@pytest.mark.parametrize("when", ["before Valkey knew", "after Valkey knew", "then Valkey was lost"])
 async def test_the_conversation_of_a_host_that_died_with_its_worker_goes_on(
+    deployment: Deployment, client: Client, silent: Silent, when: str
+) -> None:
+    await silent.start()
+    await silent.open()
+    envelope, claim_id = silent.claim.envelope, silent.claim.claim_id
+    ending = Ending(turn_id=envelope.turn_id, claim_id=claim_id, state=TurnState.CANCELLED, ended_ms=1, lingers=True)
+    await client.turns.finish(ending)
+    if when != "before Valkey knew":
+        await client.queue.finish(
+            envelope,
+            claim_id,
+            epoch=await client.epoch(),
+            state=TurnState.CANCELLED,
+            line=encode_line(Kind.COMPLETE, "chat.complete", ts_ms=1, attempt=1, data={"state": "cancelled"}),
+            host_lives=True,
+        )
+    waiting = await client.send("next", conversation="c1")
+    if when == "then Valkey was lost":
+        await client.connection.call("FLUSHALL")
+    async with deployment.proc(lease_s=LEASE_S):
+        assert await client.answer(waiting.turn_id) == "next"
+    assert await client.turns.lingering() == []
+
+
+async def test_a_conversation_waits_for_code_that_lingers_although_valkey_is_lost(
+    deployment: Deployment, client: Client, silent: Silent
+) -> None:
+    """Its worker lives and renews: nothing of the conversation starts before it says that the host has exited."""
+    await silent.start()
+    await silent.open()
+    envelope, claim_id = silent.claim.envelope, silent.claim.claim_id
+    ending = Ending(turn_id=envelope.turn_id, claim_id=claim_id, state=TurnState.CANCELLED, ended_ms=1, lingers=True)
+    await client.turns.finish(ending)
+    waiting = await client.send("next", conversation="c1")
+    await client.connection.call("FLUSHALL")
+    async with deployment.proc():
+        epoch = await client.epoch()
+        other = await client.send("elsewhere", conversation="c2")
+        assert await client.answer(other.turn_id) == "elsewhere"
+        positions = await client.queue.positions([envelope.turn_id, waiting.turn_id], epoch=epoch)
+        assert [position.state for position in positions] == [TurnState.CANCELLED, TurnState.QUEUED]
+        await client.turns.exited(envelope.turn_id)
+        assert await client.queue.exited(envelope.turn_id, claim_id, epoch=epoch)
+        assert await client.answer(waiting.turn_id) == "next"
+
+
+async def test_steers_that_were_cancelled_with_their_turn_are_told_so_by_whoever_tells(
     deployment: Deployment, client: Client, silent: Silent
 ) -> None:
     await silent.start()
     await silent.open()
     envelope, claim_id = silent.claim.envelope, silent.claim.claim_id
+    steer = await client.send("and this", conversation="c1", policy=Policy.STEER)
     ending = Ending(turn_id=envelope.turn_id, claim_id=claim_id, state=TurnState.CANCELLED, ended_ms=1)
-    await client.turns.finish(ending)
-    await client.queue.finish(
-        envelope,
-        claim_id,
-        epoch=await client.epoch(),
-        state=TurnState.CANCELLED,
-        line=encode_line(Kind.COMPLETE, "chat.complete", ts_ms=1, attempt=1, data={"state": "cancelled"}),
-        host_lives=True,
-    )
-    waiting = await client.send("next", conversation="c1")
+    assert await client.turns.finish(ending) == Finished([], [steer.turn_id])  # and the worker dies
     async with deployment.proc(lease_s=LEASE_S):
-        assert await client.answer(waiting.turn_id) == "next"
+        await client.ended(envelope.turn_id)
+    assert await client.receipts(steer.turn_id) == ["accepted", "cancelled"]
 
 
 async def test_a_writer_that_is_fenced_stops(client: Client, silent: Silent) -> None:

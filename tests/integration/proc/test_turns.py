@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from itertools import pairwise
 
 import pytest
-from tests.integration.proc.conftest import KEYS, Client, Deployment, fold, kinds, terminal
+from tests.integration.proc.conftest import Client, Deployment, fold, kinds, terminal
 
 from kdcube.protocol.events import Fold, decode_body
 from kdcube.protocol.turns import Policy, TurnState
@@ -81,6 +83,28 @@ async def test_a_bundle_that_allows_it_gets_another_attempt(deployment: Deployme
         assert fold(turn.turn_id, lines).text() == row.answer
 
 
+async def test_another_attempt_is_given_the_steers_of_the_last(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc(max_attempts=2):
+        turn = await client.send("x", conversation="c1", echo={"deltas": 30, "crash_after": 29, "delay_ms": 20})
+        await client.until(turn.turn_id, 2)
+        steer = await client.send("hello", conversation="c1", policy=Policy.STEER)
+        row = await client.ended(turn.turn_id)
+        assert row.attempt == 2
+        assert (row.answer or "").count("[steer: hello]") == 1
+        assert await client.receipts(steer.turn_id) == ["accepted", "seen", "applied"]
+
+
+async def test_what_is_cancelled_between_two_attempts_keeps_its_text(deployment: Deployment, client: Client) -> None:
+    async with deployment.proc(max_attempts=2) as proc:
+        turn = await client.send("x", echo={"deltas": 1000, "delay_ms": 10})
+        await client.until(turn.turn_id, 4)
+        await client.turns.cancel(turn.turn_id, "ada", 1)
+        os.kill(proc.pool.status()[0].host_pids[0], signal.SIGKILL)
+        row = await client.ended(turn.turn_id)
+        assert (row.state, row.attempt) == (TurnState.CANCELLED, 1)
+        assert (row.answer or "").startswith("0 1 2 ")
+
+
 async def test_cancel_while_it_runs(deployment: Deployment, client: Client) -> None:
     async with deployment.proc():
         turn = await client.send(echo={"deltas": 10_000, "delay_ms": 20})
@@ -123,7 +147,7 @@ async def test_a_steer_is_applied(deployment: Deployment, client: Client) -> Non
         row = await client.turns.get(steer.turn_id)
         assert row is not None
         assert row.state is TurnState.APPLIED
-        assert await _receipts(client, steer.turn_id) == ["accepted", "seen", "applied"]
+        assert await client.receipts(steer.turn_id) == ["accepted", "seen", "applied"]
 
 
 async def test_a_steer_that_comes_too_late_is_the_next_turn(deployment: Deployment, client: Client) -> None:
@@ -133,7 +157,7 @@ async def test_a_steer_that_comes_too_late_is_the_next_turn(deployment: Deployme
         steer = await client.send("and this", conversation="c1", policy=Policy.STEER)
         await client.ended(turn.turn_id)
         # Whether the bundle looks into its inbox once more before it ends is a matter of timing; being lost is not.
-        receipts = await _receipts_until(client, steer.turn_id, {"applied", "bounced"})
+        receipts = await client.receipts_until(steer.turn_id, {"applied", "bounced"})
         if receipts[-1] == "bounced":
             assert (await client.ended(steer.turn_id)).state is TurnState.COMPLETED
 
@@ -188,20 +212,3 @@ async def _text_so_far(client: Client, turn_id: str) -> str:
         if not page.lines:
             return fold.text()
         fold.add_all(page.lines)
-
-
-async def _receipts_until(client: Client, steer_id: str, wanted: set[str]) -> list[str]:
-    async with client.changes(KEYS.feed_channel("ada")) as changed:
-        while True:
-            changed.clear()
-            receipts = await _receipts(client, steer_id)
-            if wanted.intersection(receipts):
-                return receipts
-            await changed.wait()
-
-
-async def _receipts(client: Client, steer_id: str) -> list[str]:
-    page = await client.feeds.read("ada", 0)
-    return [
-        event["state"] for _, event in page.events if event["type"] == "steer.receipt" and event["turn_id"] == steer_id
-    ]

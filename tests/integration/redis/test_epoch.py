@@ -10,7 +10,7 @@ from tests.integration.redis.partition import Partition, a_message, a_partition
 from kdcube.protocol.errors import ConfigurationError, EpochMismatch
 from kdcube.protocol.ids import new_id
 from kdcube.protocol.turns import Policy, TurnEnvelope, TurnState
-from kdcube.redis.admission import Admitted
+from kdcube.redis.admission import Admitted, Duplicate
 from kdcube.redis.epoch import EpochWatch, Unfinished, WorkingState
 from kdcube.redis.eventlog import Appended
 from kdcube.redis.keys import Keys
@@ -26,7 +26,8 @@ def queued(message: TurnEnvelope, order: int, **changes) -> Unfinished:
 
 
 def running(message: TurnEnvelope, order: int, claim_id: str = "fence", **changes) -> Unfinished:
-    return queued(message, order, state=TurnState.RUNNING, claim_id=claim_id, worker_id="worker", **changes)
+    claimed = {"state": TurnState.RUNNING, "claim_id": claim_id, "worker_id": "worker"}
+    return queued(message, order, **claimed | changes)
 
 
 async def rebuild(partition: Partition, *turns: Unfinished, lost: bool = True) -> None:
@@ -120,6 +121,45 @@ async def test_turns_come_back_in_their_old_order_without_limits(server_url):
         assert isinstance(after, Admitted) and after.order == 51
         types = [event["type"] for event in await partition.feed_events("bob")]
         assert types == ["turn.accepted", "turn.started", "turn.ended"]  # of the new life of the feed
+
+
+async def test_an_interrupt_comes_back_before_what_it_overtook(partition):
+    first, before, hasty = (a_message(conversation="c", policy=p) for p in (*[Policy.ENQUEUE] * 2, Policy.INTERRUPT))
+    await rebuild(partition, running(first, 1), queued(before, 2), queued(hasty, 3))
+    await partition.finish(first, TurnState.CANCELLED)
+    assert await partition.run_all() == [hasty.turn_id, before.turn_id]
+
+
+async def test_the_conversation_of_a_turn_that_lingers_waits_for_its_exit(partition):
+    """Rule 9: it ended, and its code may still run."""
+    message, waits = a_message(conversation="c"), a_message(conversation="c")
+    await rebuild(partition, running(message, 1, state=TurnState.CANCELLED), queued(waits, 2))
+    assert await partition.claim() == []
+    async with partition.unchanged():
+        again = await partition.admit(message)
+        assert isinstance(again, Duplicate) and again.state is TurnState.CANCELLED
+        assert await partition.finish(message, TurnState.CANCELLED)  # by a worker that was late with it
+    await partition.let_lease_expire(message.turn_id)
+    assert await partition.queue.expired(epoch=2) == [ExpiredLease(message.turn_id, "fence", TurnState.CANCELLED)]
+    assert await partition.queue.exited(message.turn_id, "fence", epoch=2)
+    assert await partition.run_all() == [waits.turn_id]
+    await partition.check_empty()
+
+
+async def test_the_log_of_a_turn_that_lingers_is_closed(partition):
+    claim = await partition.running(await partition.admitted(conversation="c"))
+    turn_id = claim.envelope.turn_id
+    ended = running(claim.envelope, claim.order, claim.claim_id, state=TurnState.CANCELLED)
+    partition.epoch = 2
+    assert await partition.state.begin(2)
+    assert await partition.state.restore(ended, epoch=2)
+    assert await partition.state.publish(2, max_order=50, run_id="run")
+    assert not (await partition.logs.read(turn_id)).closed
+    await partition.finish(claim.envelope, TurnState.CANCELLED, host_lives=True)
+    assert (await partition.logs.read(turn_id)).closed
+    assert turn_id not in (await partition.feeds.read("ann", None)).live
+    assert await partition.queue.exited(turn_id, claim.claim_id, epoch=2)
+    await partition.check_empty()
 
 
 async def test_a_running_turn_is_adopted_by_its_claim(partition):

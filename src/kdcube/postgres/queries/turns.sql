@@ -81,7 +81,7 @@ with item as (
   ) as i (turn_id, conversation_id, claim_id, worker_id, bundle_version, parent_turn_id, root, epoch, partition)
 ),
 locked as materialized (
-  select conversation_id, head_turn_id, state from conversations
+  select conversation_id, head_turn_id, state, lingering_turn_id from conversations
   where tenant = $1 and project = $2 and conversation_id = any($4)
   order by conversation_id for no key update
 ),
@@ -103,6 +103,7 @@ candidate as materialized (
   ) t
   where (select count(*) from locked) >= 0
     and t.conversation_id = i.conversation_id and t.state = 'queued' and not t.cancel_requested
+    and l.lingering_turn_id is null
     and i.epoch = (select p.epoch from published p where p.partition = i.partition)
     and (
       select r.turn_id from turns r
@@ -128,32 +129,38 @@ select * from started
 
 -- name: start_facts
 -- Why the turns $3 did not start: their rows, whether the epochs $5 of the partitions $4 are current, who is in the way.
-select {{turn_columns}}, t.conversation_state, t.busy,
+select {{turn_columns}}, c.state as conversation_state,
+  c.lingering_turn_id is not null or t.followed as busy,
   i.epoch is not distinct from (
     select e.epoch from epochs e where e.tenant = $1 and e.project = $2 and e.partition = i.partition) as epoch_current
 from unnest($3::text[], $4::integer[], $5::bigint[]) as i (turn_id, partition, epoch)
 cross join lateral (
   select t.*,
-    (select c.state from conversations c
-     where c.tenant = $1 and c.project = $2 and c.conversation_id = t.conversation_id) as conversation_state,
     exists (select from turns r where r.tenant = $1 and r.project = $2 and r.conversation_id = t.conversation_id
-      and r.state = 'running' and r.turn_id <> t.turn_id) as busy
+      and r.state = 'running' and r.turn_id <> t.turn_id) as followed
   from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id limit 1
 ) t
+cross join lateral (
+  select c.state, c.lingering_turn_id from conversations c
+  where c.tenant = $1 and c.project = $2 and c.conversation_id = t.conversation_id limit 1
+) c
 
 -- name: finish_turns
 -- running to a terminal state under the same claim; the steers that were not applied become turns or are cancelled.
 with item as (
   select * from unnest(
     $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[],
-    $8::jsonb[], $9::jsonb[], $10::jsonb[], $11::jsonb[], $12::jsonb[], $13::jsonb[]
-  ) as i (turn_id, claim_id, state, ended_ms, answer, text_by_marker, steps, services, error, bundle_state, usage)
+    $8::jsonb[], $9::jsonb[], $10::jsonb[], $11::jsonb[], $12::jsonb[], $13::jsonb[], $14::text[], $15::boolean[]
+  ) as i (
+    turn_id, claim_id, state, ended_ms, answer, text_by_marker, steps, services, error, bundle_state, usage,
+    bundle_version, lingers
+  )
 ),
 locked as materialized (
   select c.conversation_id from conversations c
   where c.tenant = $1 and c.project = $2 and c.conversation_id = any(array(
     select (select t.conversation_id from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id)
-    from item i where i.bundle_state is not null))
+    from item i where i.bundle_state is not null or i.lingers))
   order by c.conversation_id for no key update
 ),
 seen as materialized (
@@ -167,17 +174,20 @@ seen as materialized (
 ended as (
   update turns t
   set state = i.state, ended_ms = i.ended_ms, answer = i.answer, text_by_marker = i.text_by_marker, steps = i.steps,
-      services = i.services, error = i.error, bundle_state = i.bundle_state, usage = i.usage
+      services = i.services, error = i.error, bundle_state = i.bundle_state, usage = i.usage,
+      bundle_version = coalesce(i.bundle_version, t.bundle_version)
   from item i join seen s using (turn_id)
   where t.tenant = $1 and t.project = $2 and t.turn_id = any($3) and t.turn_id = i.turn_id
     and t.claim_id = i.claim_id and t.state = s.state and t.steers = s.steers
-  returning t.turn_id, t.conversation_id, t.state, t.ended_ms, i.bundle_state
+  returning t.turn_id, t.conversation_id, t.state, t.ended_ms, i.bundle_state, i.lingers
 ),
 kept as (
-  update conversations c set state = coalesce(c.state, '{}') || e.bundle_state
+  update conversations c
+  set state = case when e.bundle_state is null then c.state else coalesce(c.state, '{}') || e.bundle_state end,
+      lingering_turn_id = case when e.lingers then e.turn_id else c.lingering_turn_id end
   from ended e
   where c.tenant = $1 and c.project = $2 and c.conversation_id = any(array(select l.conversation_id from locked l))
-    and c.conversation_id = e.conversation_id and e.bundle_state is not null
+    and c.conversation_id = e.conversation_id and (e.bundle_state is not null or e.lingers)
 ),
 waiting as (
   select s.turn_id, s.state, e.state as ended_as, e.ended_ms
@@ -215,6 +225,18 @@ select {{turn_columns}},
   array(select s.turn_id from turns s where s.tenant = $1 and s.project = $2 and s.steer_of = t.turn_id
     and s.state = 'cancelled' order by s.accepted_ms, s.admitted_order) as discarded
 from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = any($3::text[])
+
+-- name: exit_turn
+-- No code of the turn $3 runs any more.
+update conversations set lingering_turn_id = null where tenant = $1 and project = $2 and lingering_turn_id = $3
+
+-- name: lingering_turns
+-- Turns that have ended and whose code may still run.
+select {{turn_columns}}, t.envelope from conversations c
+cross join lateral (
+  select * from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = c.lingering_turn_id limit 1
+) t
+where c.tenant = $1 and c.project = $2 and c.lingering_turn_id is not null
 
 -- name: requeue_turn
 -- Hands a started turn back for another attempt, unless it is to be cancelled, or the epoch $5 of partition $6 is over.
@@ -311,6 +333,12 @@ where t.tenant = $1 and t.project = $2 and t.turn_id = $3 and ($4::text is null 
 select {{turn_columns}} from turns t
 where t.tenant = $1 and t.project = $2 and t.user_id = $3 and (t.turn_id = $4 or t.client_turn_id = $4)
 order by (t.turn_id = $4) desc, t.accepted_ms desc, t.admitted_order desc limit 1
+
+-- name: steers_of_turn
+-- The steers in the state $4 that were sent to the turn $3, in order.
+select s.envelope from turns s
+where s.tenant = $1 and s.project = $2 and s.steer_of = $3 and s.state = $4
+order by s.accepted_ms, s.admitted_order
 
 -- name: get_envelope
 -- What a worker needs to run a turn.

@@ -25,7 +25,7 @@ local thrift = memory >= THRIFTY_ABOVE and THRIFT or 1
 local log_ttl, done_ttl = math.floor(ARGV[11] / thrift), math.floor(ARGV[12] / thrift)
 local to = {KEYS[17], KEYS[18], channels .. 'feed:' .. ARGV[5], ARGV[8]}
 local rec = load(turn)
-if rec and rec.s == 'e' then return {'absent'} end
+if rec and rec.s == 'e' then rec = nil end -- it has left already; only its conversation waits
 if rec and claim ~= '*' and rec.cl ~= claim then return {'fenced'} end
 
 local meta = redis.call('HMGET', KEYS[16], 'i', 't', 'x')
