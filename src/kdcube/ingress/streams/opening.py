@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
 from kdcube.ingress.caller import Caller
-from kdcube.ingress.streams.sources import FeedReader, StoredTurns
+from kdcube.ingress.streams.sources import EpochSource, FeedReader, StoredTurns
 from kdcube.ingress.streams.track import Place
 from kdcube.protocol.cursors import MAX_LIVE_TURNS, UserCursor, parse_user_cursor, user_tag
-from kdcube.protocol.errors import EpochMismatch, InvalidInput
+from kdcube.protocol.errors import EpochMismatch, InvalidInput, StoreUnavailable
 from kdcube.redis.feed import FeedPage
+from kdcube.redis.wire import STORE as VALKEY
 
 NO_FEED = "00000000"
 """In a cursor: the user has no feed yet."""
@@ -39,6 +43,54 @@ class _Replay:
     page: FeedPage
     named: set[str] = field(default_factory=set[str])
     ended: set[str] = field(default_factory=set[str])
+
+
+async def once_rebuilt(
+    open_: Callable[[], Awaitable[Opening]], epochs: EpochSource, receive: Receive, wait_s: float
+) -> Opening:
+    """What ``open_`` gives, tried again with each epoch while Valkey is away or rebuilt, for ``wait_s`` at most.
+
+    Raises what ``open_`` last raised, or ClientDisconnect when the client has left.
+    """
+    try:
+        return await open_()
+    except (EpochMismatch, StoreUnavailable) as error:
+        if not _passes(error):
+            raise
+        away = error
+
+    async def try_again() -> Opening:
+        nonlocal away
+        while True:
+            epochs.suspect()
+            await epochs.wait_for()
+            try:
+                return await open_()
+            except (EpochMismatch, StoreUnavailable) as error:
+                if not _passes(error):
+                    raise
+                away = error
+
+    opening, leaving = asyncio.create_task(try_again()), asyncio.create_task(_left(receive))
+    try:
+        await asyncio.wait({opening, leaving}, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        if opening.done():
+            return opening.result()
+        raise ClientDisconnect if leaving.done() else away
+    finally:
+        opening.cancel()
+        leaving.cancel()
+        await asyncio.wait({opening, leaving})
+
+
+def _passes(error: EpochMismatch | StoreUnavailable) -> bool:
+    """Whether the next epoch may bring what was missing."""
+    return isinstance(error, EpochMismatch) or error.store == VALKEY
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def open_at(

@@ -15,6 +15,9 @@ class StreamSettings:
     """Open streams of this process; above, 503."""
     keepalive_s: float = 15.0
     """A comment goes out after so much silence."""
+    opening_wait_s: float = 10.0
+    """So long a stream that is being opened waits while Valkey is away or rebuilt: after a 503 an EventSource does not
+    come back."""
     stall_s: float = 60.0
     """A reader that takes nothing for so long is closed; its cursor resumes."""
     recent_bytes: int = 256 * 1024

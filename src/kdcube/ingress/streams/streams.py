@@ -15,7 +15,7 @@ from kdcube.ingress.caller import Caller
 from kdcube.ingress.errors import NotFound, Unavailable
 from kdcube.ingress.streams.feed import FeedHub
 from kdcube.ingress.streams.hub import LogHub
-from kdcube.ingress.streams.opening import open_at
+from kdcube.ingress.streams.opening import once_rebuilt, open_at
 from kdcube.ingress.streams.positions import Positions
 from kdcube.ingress.streams.projection import sse
 from kdcube.ingress.streams.response import EventStream, Source
@@ -53,12 +53,14 @@ class Streams:
         self._feeds = feeds
         self._turns = turns
         self._keys = keys
+        self._epochs = epoch_watch
         self._tasks = Tasks()
         self._hub = LogHub(logs, subscriber, turns, keys, settings, clock, self._tasks)
         self._feed_hub = FeedHub(feeds, subscriber, keys, settings, clock, self._tasks)
         self._positions = Positions(self._hub, queue, epoch_watch, settings, clock, self._tasks)
         self._projection = sse.KDCubeSse()
         self._open: set[EventStream] = set()
+        self._opening = 0
         self._none_open = asyncio.Event()
         self._none_open.set()
         self._draining = False
@@ -87,14 +89,24 @@ class Streams:
     async def user_stream(self, request: Request, caller: Caller) -> EventStream:
         """The response to ``GET /sse/stream``: query ``stream_id``, ``conversation_id``, ``cursor``.
 
-        Raises InvalidInput for a malformed or foreign cursor, Unavailable when full or draining, and what the stores
-        raise.
+        Raises InvalidInput for a malformed or foreign cursor, Unavailable when full or draining, ClientDisconnect when
+        the client leaves before it begins, and what the stores raise.
         """
         self._admit()
         query = request.query_params
         stream_id = check_client_id("stream_id", query.get("stream_id") or new_id())
         conversation_id = query.get("conversation_id") or None
-        opening = await open_at(self._feeds, self._turns, caller, _cursor(request), conversation_id)
+        cursor = _cursor(request)
+        self._opening += 1
+        try:
+            opening = await once_rebuilt(
+                lambda: open_at(self._feeds, self._turns, caller, cursor, conversation_id),
+                self._epochs,
+                request.receive,
+                self._settings.opening_wait_s,
+            )
+        finally:
+            self._opening -= 1
         return self._respond(
             UserStream(
                 self._hub,
@@ -136,7 +148,7 @@ class Streams:
     def _admit(self) -> None:
         if self._draining:
             raise Unavailable("This process is being replaced; connect again.", retry_after_s=1.0, error="draining")
-        if len(self._open) >= self._settings.max_streams:
+        if len(self._open) + self._opening >= self._settings.max_streams:
             raise Unavailable(
                 "This process has as many streams as it may.", retry_after_s=_FULL_RETRY_S, error="too_many_streams"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.unit.ingress.streams.harness import View, caller, read_turn, read_user, request, views
+from tests.unit.ingress.streams.harness import Reader, View, caller, read_turn, read_user, request, views
 
 from kdcube.ingress.errors import NotFound
 from kdcube.ingress.streams import StreamSettings
@@ -111,6 +111,20 @@ async def test_a_slow_reader_gets_everything_at_its_own_pace(site):
         await site.end(turn)
         for reader in (slow, fast):
             whole(await reader.to_the_end(), text)
+
+
+async def test_a_stream_that_is_opened_during_a_rebuild_begins_when_it_is_over(site, streams):
+    site.epoch = await site.epochs.next()
+    assert await site.working_state.begin(site.epoch)
+    opening = asyncio.create_task(streams.user_stream(request(), caller()))
+    while streams._epochs.known() is not None:  # it has found that there is none
+        await asyncio.sleep(0.01)
+    assert not opening.done()
+    await site.epochs.publish(site.epoch)
+    assert await site.working_state.publish(site.epoch, max_order=0, run_id="r")
+    reader = Reader(await opening)
+    await reader.until(lambda events: names(events) == ["ready"])
+    await reader.leave()
 
 
 @pytest.mark.parametrize("size", [33_000, 70_000, 200_000])

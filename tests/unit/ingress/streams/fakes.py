@@ -116,6 +116,7 @@ class FakeValkey:
         self.known: set[str] = set()
         self.feeds: dict[str, Feed] = {}
         self.up = True
+        self.back = asyncio.Event()
         self.auto = auto
         self.reads = 0
         self.gate: list[asyncio.Future[None]] | None = None
@@ -356,6 +357,12 @@ class FakeEpoch:
 
     def suspect(self) -> None:
         self.suspected += 1
+
+    async def wait_for(self) -> int:
+        """Until the test says that there is one: ``valkey.back.set()``."""
+        await self._valkey.back.wait()
+        self._valkey.back.clear()
+        return 1
 
 
 def bodies(lines: list[bytes]) -> list[dict[str, Any]]:

@@ -199,11 +199,30 @@ def caller(user_id: str = "ada", *, anonymous_user_id: str | None = None) -> Cal
     )
 
 
-def request(cursor: str | None = None, *, query: str = "", query_cursor: str | None = None) -> Request:
+def request(
+    cursor: str | None = None,
+    *,
+    query: str = "",
+    query_cursor: str | None = None,
+    left: asyncio.Event | None = None,
+) -> Request:
+    """``left``: the client has closed the connection."""
+    left = left or asyncio.Event()
+    whole = False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal whole
+        if not whole:
+            whole = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await left.wait()
+        return {"type": "http.disconnect"}
+
     headers = [(b"last-event-id", cursor.encode())] if cursor else []
     if query_cursor:
         query = f"{query}&cursor={query_cursor}".lstrip("&")
-    return Request({"type": "http", "method": "GET", "path": "/", "headers": headers, "query_string": query.encode()})
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": headers, "query_string": query.encode()}
+    return Request(scope, receive)
 
 
 async def read_turn(

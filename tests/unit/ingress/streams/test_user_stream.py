@@ -6,11 +6,14 @@ import asyncio
 import random
 
 import pytest
+from starlette.requests import ClientDisconnect
 from tests.unit.ingress.streams.fakes import Feed, completed, delta, stored
-from tests.unit.ingress.streams.harness import caller, read_user, request, spin, views
+from tests.unit.ingress.streams.harness import Reader, caller, read_user, request, spin, views
 
+from kdcube.ingress.errors import Unavailable
+from kdcube.ingress.streams import StreamSettings
 from kdcube.protocol.cursors import parse_user_cursor, user_tag
-from kdcube.protocol.errors import EpochMismatch, InvalidInput
+from kdcube.protocol.errors import EpochMismatch, InvalidInput, StoreUnavailable
 from kdcube.protocol.ids import new_id
 from kdcube.protocol.turns import TurnState
 from kdcube.redis.queue import QueuePosition
@@ -509,17 +512,66 @@ async def test_positions_of_all_queued_turns_in_one_question(site, streams, auth
         await reader.leave()
 
 
-async def test_no_stream_begins_while_valkey_is_rebuilt(site, streams):
+def take_away(site, how):
+    site.valkey.epoch, site.valkey.up = (None, True) if how == "rebuilt" else (1, False)
+
+
+@pytest.mark.parametrize("how", ["rebuilt", "away"])
+async def test_a_stream_that_is_opened_while_valkey_is_away_or_rebuilt_waits(site, streams, author, how):
+    turn = author.whole("early")
+    take_away(site, how)
+    opening = asyncio.create_task(streams.user_stream(request(f"u1.1.{user_tag('ada')}.aaaaaaaa.0"), caller()))
+    await spin()
+    site.valkey.back.set()  # an epoch, but not for long
+    await spin()
+    assert not opening.done()
+    site.valkey.epoch, site.valkey.up = 1, True
+    site.valkey.back.set()
+    reader = Reader(await opening)
+    await reader.until(lambda events: len(states(events)) == 3)
+    assert views(reader.events)[turn].text == {"answer": "early"}
+    await reader.leave()
+
+
+@pytest.mark.parametrize("how", ["rebuilt", "away"])
+async def test_it_is_refused_when_that_takes_too_long(site, how):
+    take_away(site, how)
+    async with site.process(StreamSettings(tick_s=3600, opening_wait_s=0)) as streams:
+        with pytest.raises(EpochMismatch if how == "rebuilt" else StoreUnavailable):
+            await streams.user_stream(request(), caller())
+
+
+async def test_a_client_that_leaves_while_its_stream_waits_leaves_nothing(site):
     site.valkey.epoch = None
-    with pytest.raises(EpochMismatch):
-        await streams.user_stream(request(), caller())
+    async with site.process(StreamSettings(tick_s=3600, max_streams=1)) as streams:
+        left = asyncio.Event()
+        opening = asyncio.create_task(streams.user_stream(request(left=left), caller()))
+        await spin()
+        with pytest.raises(Unavailable, match="as many streams"):  # one that waits counts
+            await streams.user_stream(request(), caller())
+        before = asyncio.all_tasks() - {opening}
+        left.set()
+        with pytest.raises(ClientDisconnect):
+            await opening
+        assert asyncio.all_tasks() < before
+        site.valkey.epoch = 1
+        reader = await read_user(streams)
+        await spin()
+        await reader.leave()
+        assert (reader.status, streams.count) == (200, 0)
+
+
+async def test_without_postgresql_a_stream_does_not_wait_for_an_epoch(site, streams, author):
+    author.whole()
+    site.turns.up = False
+    turn = "0" * 32
+    with pytest.raises(StoreUnavailable):
+        await streams.user_stream(request(f"u1.1.{user_tag('ada')}.aaaaaaaa.3;{turn}.1.1"), caller())
 
 
 async def test_a_turn_accepted_between_the_answer_and_the_subscription(site, streams, author):
     response = await streams.user_stream(request(), caller())
     turn = author.whole("early")
-    from tests.unit.ingress.streams.harness import Reader
-
     reader = Reader(response)
     events = await reader.until(lambda events: len(states(events)) == 3)
     assert views(events)[turn].text == {"answer": "early"}
