@@ -26,7 +26,6 @@ __all__ = [
     "TurnJob",
     "TurnSink",
     "TurnTooLarge",
-    "VersionReplaced",
 ]
 
 
@@ -36,8 +35,6 @@ class TurnJob:
 
     envelope: TurnEnvelope
     attempt: int
-    bundle_version: str | None = None
-    """The version that was recorded for this attempt, and must be the one that runs; None: any."""
     history: list[HistoryItem] = field(default_factory=list[HistoryItem])
     state: dict[str, Any] = field(default_factory=dict[str, Any])
     config: dict[str, Any] = field(default_factory=dict[str, Any])
@@ -118,13 +115,6 @@ class BundleUnavailable(KDCubeError):
         super().__init__(f"bundle {bundle_id} is not available: {reason}")
         self.bundle_id = bundle_id
         self.reason = reason
-
-
-class VersionReplaced(BundleUnavailable):
-    """The version that this attempt was recorded with takes no turns any more: another one has replaced it."""
-
-    def __init__(self, bundle_id: str, recorded: str, version: str) -> None:
-        super().__init__(bundle_id, f"version {version} has replaced {recorded}")
 
 
 class TurnTooLarge(KDCubeError):

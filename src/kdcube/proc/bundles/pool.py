@@ -20,7 +20,7 @@ import structlog
 from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.proc.bundles.content import content_version
 from kdcube.proc.bundles.host import BundleHost, BundleLoadError, HostLimits, OperationFailed, RunningTurn
-from kdcube.proc.bundles.jobs import BundleUnavailable, TurnJob, TurnSink, VersionReplaced
+from kdcube.proc.bundles.jobs import BundleUnavailable, TurnJob, TurnSink
 from kdcube.sdk.wire import User
 
 _log = structlog.get_logger("kdcube.bundle")
@@ -59,6 +59,8 @@ class _Served:
         self.unavailable: str | None = "it is being loaded"
         self.broken_version: str | None = None
         """What the files said when they last did not load."""
+        self.max_attempts = entry.max_attempts
+        """What the code that was last loaded declares, or the entry; known also while a host that died is replaced."""
         self.version = ""
         self.version_order = 0
         """The order of the launch that brought this version: an older launch does not undo a newer one."""
@@ -110,20 +112,17 @@ class HostPool:
         return self._served[bundle_id].version
 
     def max_attempts(self, bundle_id: str) -> int:
-        """What the bundle declares, in its code or its registry entry. Raises BundleUnavailable."""
-        declared = self._taking(bundle_id)[0].max_attempts
-        return max(declared, self._served[bundle_id].entry.max_attempts)
+        """What the bundle declares, in its code or its registry entry. Raises BundleUnavailable if nobody knows it."""
+        served = self._served.get(bundle_id)
+        if served is None:
+            raise BundleUnavailable(bundle_id, "it is not registered here")
+        return served.max_attempts
 
     async def start(self, job: TurnJob, sink: TurnSink) -> RunningTurn:
-        """Hands the turn to a host with room. Raises BundleUnavailable or TurnTooLarge; then nothing has run.
-
-        VersionReplaced among the former: waiting does not help, the turn must be recorded with the new version first.
-        """
+        """Hands the turn to a host with room. Raises BundleUnavailable or TurnTooLarge; then nothing has run."""
         bundle_id = job.envelope.bundle_id
         hosts = self._taking(bundle_id)
         served = self._served[bundle_id]
-        if job.bundle_version not in (None, served.version):
-            raise VersionReplaced(bundle_id, job.bundle_version, served.version)
         host = max(hosts, key=lambda host: self._free(served, host))
         if self._free(served, host) <= 0:
             raise BundleUnavailable(bundle_id, "all of its hosts are full")
@@ -280,6 +279,7 @@ class HostPool:
         served.hosts.append(host)
         self._all.add(host)
         served.unavailable = None
+        served.max_attempts = max(host.max_attempts, served.entry.max_attempts)
         if version != served.version and order > served.version_order:
             served.version, served.version_order = version, order
         for other in served.taking:

@@ -12,7 +12,7 @@ import pytest
 from tests.integration.proc.bundles.conftest import echo_as, job
 
 from kdcube.proc.bundles.host import BundleLoadError, HostLimits
-from kdcube.proc.bundles.jobs import BundleUnavailable, Cancelled, Completed, HostLost, Steer, VersionReplaced
+from kdcube.proc.bundles.jobs import BundleUnavailable, Cancelled, Completed, HostLost, Steer
 
 pytestmark = pytest.mark.anyio
 
@@ -45,12 +45,23 @@ async def test_room_and_status(open_hosts):
         await hosts.until(lambda: hosts.pool.room() == {"test@1": 3})
 
 
+async def test_what_the_code_declares_is_known_while_a_host_that_died_is_replaced(open_hosts, write_bundle):
+    code = "bundle.max_attempts = 3\n" + NAMED.replace('if turn.text == "wait":', "os._exit(1)\n    if False:")
+    async with open_hosts(write_bundle(code)) as hosts:
+        run = await hosts.start(job())
+        assert isinstance(await run.outcome, HostLost)
+        assert hosts.pool.room() == {}
+        assert hosts.pool.max_attempts("test@1") == 3
+
+
 async def test_unknown_bundle_is_unavailable(open_hosts):
     async with open_hosts() as hosts:
         with pytest.raises(BundleUnavailable, match="not registered"):
             await hosts.start(job(bundle_id="other@1"))
         with pytest.raises(BundleUnavailable):
             hosts.pool.version("other@1")
+        with pytest.raises(BundleUnavailable):
+            hosts.pool.max_attempts("other@1")
 
 
 async def test_hundred_turns_at_once_on_two_hosts(open_hosts):
@@ -203,19 +214,6 @@ async def test_a_host_that_cannot_be_started_leaves_the_pool_at_work(open_hosts,
         await hosts.until(hosts.pool.room)
         _, outcome = await hosts.outcome(job("ok"))
         assert outcome == Completed()
-
-
-async def test_a_turn_runs_the_version_that_it_was_recorded_with(open_hosts, write_bundle):
-    async with open_hosts(write_bundle(NAMED.replace("NAME", "old"))) as hosts:
-        recorded = hosts.pool.version("test@1")
-        run, _ = await hosts.outcome(job(bundle_version=recorded))
-        assert (run.answer, run.running.bundle_version) == ("old", recorded)
-        write_bundle(NAMED.replace("NAME", "new"))
-        version = await hosts.pool.reload("test@1")
-        with pytest.raises(VersionReplaced, match=f"{version} has replaced {recorded}"):
-            await hosts.start(job(bundle_version=recorded))
-        run, _ = await hosts.outcome(job(bundle_version=version))
-        assert (run.answer, run.running.bundle_version) == ("new", version)
 
 
 async def test_drain_takes_nothing_new_and_finishes_the_rest(open_hosts):
