@@ -8,10 +8,14 @@ The variable is a list, separated by commas, of ``name=action[(file)][@first][:c
 - ``crash``: the process is gone at once, as by kill -9.
 - ``error``: raises InjectedFailure.
 - ``drop``: raises StoreUnavailable; placed after an effect, it is a reply that was lost.
-- ``pause(file)``: makes ``file.reached`` and waits until ``file`` exists. ``pause`` waits for ``release(name)``.
+- ``pause(file)``: notes its process id in ``file.reached`` and waits until ``file`` exists. ``pause`` waits for
+  ``release(name)``.
+- ``crash(file)``, ``error(file)``, ``drop(file)``: only when ``file`` exists, and then it becomes ``file.reached``: of
+  all processes one acts, once for each time that the file is made.
 
 ``@first`` is the first visit that acts (default 1), ``:count`` how many act (default all). So
-``proc.append.after=drop@3:1,ingress.admitted=pause(/tmp/go)`` loses the reply of the third append.
+``proc.append.after=drop@3:1,ingress.admitted=pause(/tmp/go)`` loses the reply of the third append. A step may be named
+several times, for several actions.
 """
 
 from __future__ import annotations
@@ -52,34 +56,37 @@ class _Point:
     last: float
 
 
-_points: dict[str, _Point] = {}
+_points: dict[str, list[_Point]] = {}
 _visits: Counter[str] = Counter()
 _released: set[str] = set()
 
 
 def install(spec: str) -> None:
     """Replaces what is installed; an empty ``spec`` turns all off. Raises ConfigurationError."""
-    points = dict(_parse(part.strip()) for part in spec.split(",") if part.strip())
+    points = [_parse(part.strip()) for part in spec.split(",") if part.strip()]
     _points.clear()
     _visits.clear()
     _released.clear()
-    _points.update(points)
+    for name, point in points:
+        _points.setdefault(name, []).append(point)
     if points:
         logger.warning("failpoints.installed", spec=spec)
 
 
 def failpoint(name: str) -> None:
     """A step. Nothing unless ``name`` is installed; a pause stops the whole thread."""
-    if _points and (point := _visited(name)) and _act(name, point):
-        while not _may_go_on(name, point):
-            time.sleep(_POLL_S)
+    for point in _visited(name) if _points else ():
+        if _act(name, point):
+            while not _may_go_on(name, point):
+                time.sleep(_POLL_S)
 
 
 async def hit(name: str) -> None:
     """A step. Nothing unless ``name`` is installed; a pause stops the calling task only."""
-    if _points and (point := _visited(name)) and _act(name, point):
-        while not _may_go_on(name, point):  # noqa: ASYNC110 - another process makes the file
-            await asyncio.sleep(_POLL_S)
+    for point in _visited(name) if _points else ():
+        if _act(name, point):
+            while not _may_go_on(name, point):  # noqa: ASYNC110 - another process makes the file
+                await asyncio.sleep(_POLL_S)
 
 
 def visits(name: str) -> int:
@@ -94,24 +101,26 @@ def release(name: str) -> None:
 
 def _parse(part: str) -> tuple[str, _Point]:
     match = _POINT.fullmatch(part)
-    if match is None or (match["file"] and match["action"] != "pause"):
+    if match is None:
         raise ConfigurationError(VARIABLE, f"has {part!r}; give name=crash|error|drop|pause[(file)][@first][:count]")
     first = int(match["first"] or 1)
     last = first + int(match["count"]) - 1 if match["count"] else float("inf")
     return match["name"], _Point(match["action"], Path(match["file"]) if match["file"] else None, first, last)
 
 
-def _visited(name: str) -> _Point | None:
-    """Counts the visit; the point, if it acts this time."""
-    point = _points.get(name)
-    if point is None:
-        return None
+def _visited(name: str) -> list[_Point]:
+    """Counts the visit; what acts this time."""
+    points = _points.get(name)
+    if points is None:
+        return []
     _visits[name] += 1
-    return point if point.first <= _visits[name] <= point.last else None
+    return [point for point in points if point.first <= _visits[name] <= point.last]
 
 
 def _act(name: str, point: _Point) -> bool:
     """Fails, or returns True for a pause."""
+    if point.file is not None and not _told(point.action, point.file):
+        return False
     logger.warning("failpoint.acts", failpoint=name, action=point.action)
     match point.action:
         case "crash":
@@ -122,8 +131,22 @@ def _act(name: str, point: _Point) -> bool:
         case "drop":
             raise StoreUnavailable("failpoint", f"the reply at {name} was dropped")
         case _:
-            if point.file is not None:
-                point.file.with_name(point.file.name + ".reached").touch()
+            return True
+    return False
+
+
+def _told(action: str, file: Path) -> bool:
+    """Whether the file, there or not, asks for the action; if so, notes that it was heard."""
+    reached = file.with_name(file.name + ".reached")
+    if action == "pause":
+        if file.exists():
+            return False
+        reached.write_text(str(os.getpid()))
+        return True
+    try:
+        file.rename(reached)  # of all who come by, one gets it
+    except FileNotFoundError:
+        return False
     return True
 
 

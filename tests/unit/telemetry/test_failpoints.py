@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -54,8 +55,25 @@ async def test_a_pause_holds_its_task_until_the_file_exists(tmp_path):
     while not (tmp_path / "go.reached").exists():
         await asyncio.sleep(0)
     assert not paused.done()
+    assert (tmp_path / "go.reached").read_text() == str(os.getpid())
     go.touch()
     await paused
+    (tmp_path / "go.reached").unlink()
+    await hit("a.b")
+    assert not (tmp_path / "go.reached").exists()
+
+
+async def test_a_file_makes_one_visit_act(tmp_path):
+    order = tmp_path / "order"
+    install(f"a.b=drop({order}),a.b=error({tmp_path / 'never'})")
+    await hit("a.b")
+    for _ in range(2):
+        order.touch()
+        with pytest.raises(StoreUnavailable):
+            await hit("a.b")
+        assert (tmp_path / "order.reached").exists()
+        await hit("a.b")
+    assert visits("a.b") == 5
 
 
 async def test_a_pause_holds_a_thread_until_it_is_released():
@@ -75,7 +93,7 @@ def test_a_crash_is_a_kill():
     assert "alive" not in ended.stdout.splitlines()
 
 
-@pytest.mark.parametrize("spec", ["a", "a=", "a=explode", "a=error:0", "a=error(x)", "A=error", "a=pause()"])
+@pytest.mark.parametrize("spec", ["a", "a=", "a=explode", "a=error:0", "A=error", "a=pause()"])
 async def test_what_is_no_failpoint_is_refused(spec):
     with pytest.raises(ConfigurationError, match="KDCUBE_FAILPOINTS"):
         install(spec)
