@@ -7,7 +7,7 @@ UV := .tools/bin/uv
 READY := .venv/.ready
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help up check format test test-engine bench clean redis-server
+.PHONY: help up check format test test-engine bench clean test-tools
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -26,7 +26,7 @@ format: $(READY) ## format the code
 	.venv/bin/ruff check --fix-only
 	.venv/bin/ruff format
 
-test: $(READY) redis-server ## every test that needs no container engine (PYTEST_ARGS="-k name tests/unit")
+test: $(READY) test-tools ## every test that needs no container engine (PYTEST_ARGS="-k name tests/unit")
 	.venv/bin/pytest $(PYTEST_ARGS)
 
 test-engine: $(READY) ## tests on a container engine
@@ -56,9 +56,9 @@ $(UV): requirements/bootstrap.txt
 	@.tools/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	@touch $@
 
-# The oldest server that is supported; tests run against it beside the embedded Valkey.
-redis-server:
-	@command -v redis-server >/dev/null || \
+# The oldest server that is supported, which tests run against beside the embedded Valkey; certificates for TLS.
+test-tools:
+	@{ command -v redis-server && command -v openssl; } >/dev/null || \
 	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends redis-server >/dev/null; } || \
-	  { echo "the tests need redis-server: sudo apt-get install redis-server" >&2; exit 1; }
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends redis-server openssl >/dev/null; } || \
+	  { echo "the tests need redis-server and openssl: sudo apt-get install redis-server openssl" >&2; exit 1; }

@@ -11,6 +11,7 @@ import structlog
 from redis import Redis
 from redis.exceptions import NoScriptError, RedisError
 
+from kdcube.redis.endpoint import parse_endpoint
 from kdcube.redis.keys import Keys
 from kdcube.redis.scripts import Script
 
@@ -44,8 +45,18 @@ class Renewal:
         timeout_s: float = 2.0,
     ) -> None:
         """``describe`` gives the worker's slots and what it says of itself. Both run in the caller's thread."""
-        self._client = Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-            url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+        endpoint = parse_endpoint(url)
+        self._client = Redis(
+            host=endpoint.host,
+            port=endpoint.port,
+            unix_socket_path=endpoint.path,
+            ssl=endpoint.tls,
+            ssl_ca_certs=endpoint.ca_file,
+            username=None if endpoint.password is None else endpoint.username,
+            password=endpoint.password,
+            db=endpoint.db,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
         )
         self._keys = keys
         self._worker_id = worker_id

@@ -8,7 +8,6 @@ per command.
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias, cast
@@ -244,14 +243,13 @@ def _failed(future: asyncio.Future[Any], message: str) -> asyncio.Future[Any]:
 async def open_wire(endpoint: Endpoint, wire: Wire, *, name: str) -> dict[bytes, Any]:
     """Connects ``wire``, signs in and names the connection. Returns the server's answer to HELLO.
 
-    Raises OSError, StoreUnavailable or ServerError; the socket is gone then.
+    Raises OSError, ConfigurationError, StoreUnavailable or ServerError; the socket is gone then.
     """
     loop = asyncio.get_running_loop()
     if endpoint.path is not None:
         await loop.create_unix_connection(lambda: wire, endpoint.path)
     else:
-        tls = ssl.create_default_context() if endpoint.tls else None
-        await loop.create_connection(lambda: wire, endpoint.host, endpoint.port, ssl=tls)
+        await loop.create_connection(lambda: wire, endpoint.host, endpoint.port, ssl=endpoint.tls_context())
     sign_in = ("AUTH", endpoint.username, endpoint.password) if endpoint.password is not None else ()
     try:
         hello = await wire.call(("HELLO", 3, *sign_in, "SETNAME", name))
