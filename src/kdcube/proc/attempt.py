@@ -105,7 +105,9 @@ class Attempt:
     def lose(self) -> None:
         """The lease is lost: somebody else may decide about the turn. PostgreSQL's fence tells who does."""
         self._lost.set()
-        self.interrupt("lease")
+        self._stop(HostLost("lease_lost"))
+        if self._running:
+            self._running.abandon()
 
     async def take_steers(self) -> None:
         """Gives the steers of the inbox to the bundle."""
@@ -269,7 +271,9 @@ class Attempt:
         if not isinstance(running, RunningTurn):
             return running
         self._running = running
-        if self._cancelled:
+        if self._lost.is_set():
+            running.abandon()
+        elif self._cancelled:
             running.cancel("cancelled")
         if self._attempt > 1:  # what the attempt before was given, its answer does not show any more
             for steer in await self._until_done("proc.again", lambda: desk.turns.steers(turn_id, TurnState.APPLIED)):

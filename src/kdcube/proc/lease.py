@@ -39,14 +39,18 @@ class LeaseKeeper:
         lease_s: float,
         on_lost: Callable[[str, str], None],
         on_cancelled: Callable[[str, str], None],
+        on_alive: Callable[[], None] = lambda: None,
         beat_every_s: float = math.inf,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``beat_every_s``: heartbeats more often than renewals; each heartbeat renews as well."""
+        """``beat_every_s``: heartbeats more often than renewals; each heartbeat renews as well. ``on_alive`` is called
+        about twice a second while leases may be renewed.
+        """
         self._renewal = renewal
         self._lease_s = lease_s
         self._on_lost = on_lost
         self._on_cancelled = on_cancelled
+        self._on_alive = on_alive
         self._clock = clock
         self._renew_every_s = min(lease_s / RENEWALS, beat_every_s)
         self._leases: dict[str, _Lease] = {}
@@ -86,10 +90,12 @@ class LeaseKeeper:
     def _run(self) -> None:
         while not self._stop.is_set():
             now = self._clock()
-            if now >= self._next_renewal and self.may_renew():
-                self._next_renewal = now + self._renew_every_s
-                if not self._renewed():
-                    self.hurry()
+            if self.may_renew():
+                self._on_alive()
+                if now >= self._next_renewal:
+                    self._next_renewal = now + self._renew_every_s
+                    if not self._renewed():
+                        self.hurry()
             self.expire()
             self._stop.wait(min(0.5, self._renew_every_s / 4))
         self._renewal.close()

@@ -122,6 +122,7 @@ class Proc:
                 lease_s=queue.lease_s,
                 beat_every_s=settings.heartbeat_interval_s,
                 on_lost=_in_loop(lambda turn, claim: self.worker.lost(turn, claim)),
+                on_alive=self.pool.pulse.beat,
                 on_cancelled=_in_loop(lambda turn, claim: self.worker.cancelled(turn, claim)),
             )
             desk = Desk(

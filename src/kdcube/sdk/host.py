@@ -1,8 +1,8 @@
-"""The process of a bundle: ``python -m kdcube.sdk.host --wire FD --beat FD``, started by proc and by nothing else.
+"""The process of a bundle: ``python -m kdcube.sdk.host --wire FD --beat FD --pulse FD``, started by proc alone.
 
 It has no credentials and no environment to speak of; it knows proc by the socket on ``--wire``, and leaves when that
 closes. A thread writes a byte a second to the pipe on ``--beat``, so a blocked loop still beats and an interpreter
-that stands still does not.
+that stands still does not. The same thread watches proc's own sign of life, a counter in the memory of ``--pulse``.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import asyncio
 import ctypes
 import faulthandler
 import gc
+import mmap
 import os
 import resource
 import signal
@@ -25,6 +26,7 @@ from kdcube.sdk.loading import LoadError, load_bundle
 from kdcube.sdk.running import TurnRun, run_call
 from kdcube.sdk.wire import (
     BEAT_S,
+    PROC_SILENCE_S,
     Call,
     CancelCall,
     Channel,
@@ -107,13 +109,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="kdcube.sdk.host", description="Started by kdcube proc.")
     parser.add_argument("--wire", type=int, required=True)
     parser.add_argument("--beat", type=int, required=True)
+    parser.add_argument("--pulse", type=int, required=True)
     arguments = parser.parse_args()
     _die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.enable()  # a crash inside an extension says where, in proc's log
     os.set_inheritable(arguments.wire, False)  # programs that the bundle starts must not keep them open
     os.set_inheritable(arguments.beat, False)
-    threading.Thread(target=_beat, args=(arguments.beat,), name="beat", daemon=True).start()
+    with os.fdopen(arguments.pulse, "rb") as file:
+        pulse = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
+    threading.Thread(target=_beat, args=(arguments.beat, pulse), name="beat", daemon=True).start()
 
     wire = socket.socket(fileno=arguments.wire)
     load = _first_message(wire)
@@ -141,8 +146,9 @@ def _first_message(wire: socket.socket) -> Load:
             sys.exit("kdcube host: the first message must be Load")
 
 
-def _beat(fd: int) -> None:
+def _beat(fd: int, pulse: mmap.mmap) -> None:
     os.set_blocking(fd, False)
+    felt, silent_s, before = pulse[:], 0.0, time.monotonic()
     while True:
         try:
             os.write(fd, b".")
@@ -151,6 +157,14 @@ def _beat(fd: int) -> None:
         except OSError:
             os._exit(1)  # proc is gone
         time.sleep(BEAT_S)
+        now = time.monotonic()
+        if pulse[:] != felt:
+            felt, silent_s = pulse[:], 0.0
+        elif any(felt):  # it has begun; time in which this process itself stood still does not count
+            silent_s += min(now - before, 2 * BEAT_S)
+        if silent_s > PROC_SILENCE_S:
+            os._exit(1)  # another worker may soon go on where proc stopped
+        before = now
 
 
 def _die_with_parent() -> None:

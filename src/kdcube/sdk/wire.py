@@ -26,6 +26,9 @@ MAX_STATE_BYTES = 1024 * 1024
 CREDIT_BYTES = 256 * 1024
 """Text that a turn may have sent without proc having acknowledged it (rule 23)."""
 BEAT_S = 1.0
+PROC_SILENCE_S = 7.0
+"""A host whose proc gives no sign of life for so long ends itself. Leases are renewed every 5 of 15 s: those of a proc
+that stands still last for 9.5 s more at least."""
 
 
 class User(msgspec.Struct, frozen=True):

@@ -132,3 +132,27 @@ def test_a_renewal_that_breaks_does_not_end_the_thread() -> None:
     keeper.start()
     assert given_up.wait(10)
     keeper.stop()
+
+
+def test_the_keeper_tells_that_it_is_alive_while_it_may_renew() -> None:
+    clock, told, renewal = Clock(), threading.Semaphore(0), FakeRenewal()
+    keeper = LeaseKeeper(
+        renewal,
+        lease_s=0.04,
+        on_lost=lambda *_: None,
+        on_cancelled=lambda *_: None,
+        on_alive=told.release,
+        clock=clock,
+    )
+    keeper.start()
+    try:
+        for _ in range(3):
+            assert told.acquire(timeout=10)
+        clock.now += STALL_LIMIT_S + 0.1
+        asked = len(renewal.asked)
+        while told.acquire(timeout=0.1):  # what was under way
+            pass
+        assert not told.acquire(timeout=0.1)
+        assert len(renewal.asked) <= asked + 1
+    finally:
+        keeper.stop()

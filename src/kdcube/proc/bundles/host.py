@@ -43,6 +43,8 @@ class HostLimits:
 
     beat_timeout_s: float = 10.0
     cancel_grace_s: float = 5.0
+    abandon_grace_s: float = 2.0
+    """Within the 3 s for which a lease is safe when it is given up."""
     load_timeout_s: float = 60.0
     stop_grace_s: float = 5.0
     watch_interval_s: float = 0.5
@@ -111,6 +113,17 @@ class RunningTurn:
         self._cancelling = lost
         self._host.send(wire.Cancel(self.number, reason))
         self._grace = asyncio.get_running_loop().call_later(self._host.limits.cancel_grace_s, self._unresponsive)
+
+    def abandon(self) -> None:
+        """The turn's lease is lost: it stops now, or its host is killed with all that it runs. Another worker may go on
+        with the conversation soon, and two at once would be worse than what this interrupts.
+        """
+        self.stop("lease", "lease_lost")
+        asyncio.get_running_loop().call_later(self._host.limits.abandon_grace_s, self._evict)
+
+    def _evict(self) -> None:
+        if not self.exited.done():
+            self._host.condemn("lease_lost")
 
     def _unresponsive(self) -> None:
         assert self._cancelling is not None
@@ -182,14 +195,14 @@ class BundleHost:
 
     @classmethod
     async def launch(
-        cls, entry: BundleEntry, version: str, *, run_dir: Path, limits: HostLimits, clock: Callable[[], float],
-        on_change: Callable[[BundleHost], None],
+        cls, entry: BundleEntry, version: str, *, run_dir: Path, pulse_fd: int, limits: HostLimits,
+        clock: Callable[[], float], on_change: Callable[[BundleHost], None],
     ) -> BundleHost:  # fmt: skip
         """Starts a process and has it load the bundle. Raises BundleLoadError; then the process is gone."""
         if entry.path is None:
             raise BundleLoadError(entry.id, "it has no path; bundles from git are not fetched yet")
         try:
-            process = await HostProcess.start(entry.id, run_dir, clock)
+            process = await HostProcess.start(entry.id, run_dir, clock, pulse_fd)
         except OSError as error:
             raise BundleLoadError(entry.id, f"the process does not start: {error}") from error
         host = cls(entry, version, process, limits, clock, on_change)
@@ -350,9 +363,9 @@ class BundleHost:
             self._silent_s += min(elapsed_s, 2 * self.limits.watch_interval_s)
         memory_limit = self.limits.memory_limit_bytes
         if self._silent_s > self.limits.beat_timeout_s:
-            self._condemn("no_beat")
+            self.condemn("no_beat")
         elif memory_limit is not None and self._process.resident_bytes() > memory_limit:
-            self._condemn("memory_limit")
+            self.condemn("memory_limit")
         else:
             now = self.clock()
             for turn in list(self._turns.values()):
@@ -374,7 +387,7 @@ class BundleHost:
     def _changed(self) -> None:
         if self.retiring and not self.lost and not self.running and not self._calls:
             if self._turns:  # only turns that do not stop
-                self._condemn("unresponsive_cancel")
+                self.condemn("unresponsive_cancel")
             elif self._stopping is None:
                 self.send(wire.Stop())
                 self._stopping = self._loop.call_later(self.limits.stop_grace_s, self._process.kill)
@@ -382,10 +395,11 @@ class BundleHost:
 
     async def kill(self, reason: LostReason) -> None:
         """Ends the process at once and waits for its end."""
-        self._condemn(reason)
+        self.condemn(reason)
         await asyncio.shield(self._reaping)
 
-    def _condemn(self, reason: LostReason) -> None:
+    def condemn(self, reason: LostReason) -> None:
+        """Ends the process at once; its turns are lost for ``reason``."""
         if not self.lost:
             self._doom = reason
         self._process.kill()

@@ -88,7 +88,15 @@ class Cancelled:
 
 
 LostReason = Literal[
-    "crash", "no_beat", "idle_limit", "wall_limit", "unresponsive_cancel", "memory_limit", "wire", "killed"
+    "crash",
+    "no_beat",
+    "idle_limit",
+    "wall_limit",
+    "unresponsive_cancel",
+    "memory_limit",
+    "wire",
+    "lease_lost",
+    "killed",
 ]
 
 
@@ -99,7 +107,8 @@ class HostLost:
     ``idle_limit`` and ``wall_limit``: the turn passed its limit. ``unresponsive_cancel``: a cancel was not answered in
     time. ``crash``: the process ended. ``no_beat``: it was killed because its interpreter stood still.
     ``memory_limit``: it was killed because it held too much memory. ``wire``: it was killed because it broke the wire
-    protocol. ``killed``: the pool was closed. Code of the turn may still run until ``RunningTurn.exited`` is done.
+    protocol. ``lease_lost``: its lease was, or that of a turn beside it that did not stop. ``killed``: the pool was
+    closed. Code of the turn may still run until ``RunningTurn.exited`` is done.
     """
 
     reason: LostReason

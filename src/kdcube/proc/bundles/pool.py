@@ -21,6 +21,7 @@ from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.proc.bundles.content import content_version
 from kdcube.proc.bundles.host import BundleHost, BundleLoadError, HostLimits, OperationFailed, RunningTurn
 from kdcube.proc.bundles.jobs import BundleUnavailable, TurnJob, TurnSink
+from kdcube.proc.bundles.pulse import Pulse
 from kdcube.sdk.wire import User
 
 _log = structlog.get_logger("kdcube.bundle")
@@ -87,6 +88,8 @@ class HostPool:
         self._default = registry.default_bundle_id
         self._served = {bundle_id: _Served(entry) for bundle_id, entry in registry.bundles.items()}
         self._all: set[BundleHost] = set()
+        self.pulse = Pulse()
+        """To be beaten twice a second or so while leases may be renewed; before the first beat hosts do not look."""
         self._launches = 0
         self._draining = False
         self.keeping: asyncio.Task[None]
@@ -216,6 +219,7 @@ class HostPool:
         """Kills every host and waits for their ends."""
         self._draining = True
         await asyncio.gather(*(host.kill("killed") for host in list(self._all)))
+        self.pulse.close()
 
     async def _watch(self) -> None:
         before = self._clock()
@@ -269,8 +273,8 @@ class HostPool:
         version = await self._version(served)
         try:
             host = await BundleHost.launch(
-                served.entry, version, run_dir=self._run_dir, limits=self._limits, clock=self._clock,
-                on_change=lambda host: self._host_changed(served, host),
+                served.entry, version, run_dir=self._run_dir, pulse_fd=self.pulse.fd, limits=self._limits,
+                clock=self._clock, on_change=lambda host: self._host_changed(served, host),
             )  # fmt: skip
         except BundleLoadError as error:
             served.unavailable, served.broken_version = error.reason, version

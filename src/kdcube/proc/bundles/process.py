@@ -45,8 +45,8 @@ class HostProcess:
         self._loop.add_reader(beat_fd, self._on_beat)
 
     @classmethod
-    async def start(cls, bundle_id: str, run_dir: Path, clock: Callable[[], float]) -> HostProcess:
-        """Starts ``python -m kdcube.sdk.host``. ``run_dir`` must exist. Raises OSError.
+    async def start(cls, bundle_id: str, run_dir: Path, clock: Callable[[], float], pulse_fd: int) -> HostProcess:
+        """Starts ``python -m kdcube.sdk.host``. ``run_dir`` must exist; ``pulse_fd`` is a ``Pulse``'s. Raises OSError.
 
         The process must be started by the main thread: it asks to die with the thread that started it.
         """
@@ -63,10 +63,11 @@ class HostProcess:
                 [
                     *(sys.executable, "-P", "-m", "kdcube.sdk.host"),
                     *("--wire", str(theirs.fileno()), "--beat", str(beat_theirs)),
+                    *("--pulse", str(pulse_fd)),
                 ],
                 env=_environment(home),
                 cwd=home,
-                pass_fds=(theirs.fileno(), beat_theirs),
+                pass_fds=(theirs.fileno(), beat_theirs, pulse_fd),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

@@ -26,7 +26,7 @@ from kdcube.sdk.wire import CREDIT_BYTES, User
 
 pytestmark = pytest.mark.anyio
 
-SHORT = HostLimits(beat_timeout_s=2.0, cancel_grace_s=0.2, watch_interval_s=0.05)
+SHORT = HostLimits(beat_timeout_s=2.0, cancel_grace_s=0.2, abandon_grace_s=0.2, watch_interval_s=0.05)
 
 
 async def test_a_turn_runs_and_completes(open_hosts):
@@ -296,6 +296,26 @@ async def test_turn_that_ignores_its_cancel_retires_the_host_and_others_finish(o
         await stubborn.running.exited
         await hosts.until(lambda: pid not in hosts.pids())
         assert not is_alive(pid)
+
+
+async def test_turn_that_is_abandoned_stops_or_takes_its_host_with_it(open_hosts, write_bundle):
+    async with open_hosts(write_bundle(STUBBORN), limits=SHORT) as hosts:
+        (pid,) = hosts.pids()
+        docile = await hosts.start(job("docile"))
+        await docile.until_answer("started")
+        docile.running.abandon()
+        assert await docile.outcome == Cancelled()
+        assert hosts.pids() == (pid,)
+
+        stubborn = await hosts.start(job("stubborn"))
+        other = await hosts.start(job("other"))
+        await stubborn.until_answer("started")
+        stubborn.running.cancel("stop")
+        assert await stubborn.outcome == HostLost("unresponsive_cancel")
+        stubborn.running.abandon()
+        await stubborn.running.exited
+        assert not is_alive(pid)
+        assert await other.outcome == HostLost("lease_lost")
 
 
 async def test_turn_that_blocks_the_loop_is_cancelled_by_the_end_of_its_host(open_hosts, write_bundle):
