@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Self
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from kdcube.config.bundles import BundleRegistry, read_bundles
 from kdcube.config.environment import Environment
@@ -73,10 +73,7 @@ def read_database_url(environment: Environment) -> str:
     """DATABASE_URL, else one put together of POSTGRES_*."""
     url = environment.optional("DATABASE_URL")
     if url is not None:
-        if not url.startswith(("postgresql://", "postgres://")):
-            raise ConfigurationError(
-                "DATABASE_URL", "is no PostgreSQL URL; give postgresql://user:password@host/database"
-            )
+        check_database_url(url)
         return url
     host = environment.optional("POSTGRES_HOST")
     if host is None:
@@ -86,9 +83,33 @@ def read_database_url(environment: Environment) -> str:
     password = environment.secret("POSTGRES_PASSWORD")
     sign_in = user if password is None else f"{user}:{quote(password.get_secret_value(), safe='')}"
     database = quote(environment.text("POSTGRES_DATABASE", "kdcube"), safe="")
-    at = f"[{host}]" if ":" in host else host
     mode = _ssl_mode(environment)
+    if host.startswith("/"):  # the folder of a Unix socket
+        return f"postgresql://{sign_in}@/{database}?host={quote(host, safe='')}&port={port}"
+    at = f"[{host}]" if ":" in host else host
     return f"postgresql://{sign_in}@{at}:{port}/{database}" + (f"?sslmode={mode}" if mode else "")
+
+
+def check_database_url(url: str) -> None:
+    """Raises ConfigurationError for what the driver would not tell well, without showing the URL: it may hold a
+    password.
+    """
+    try:
+        parts = urlsplit(url)
+        given = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        for address in parts.netloc.rpartition("@")[2].split(","):  # there may be several
+            _ = urlsplit(f"//{address}").port
+        if parts.scheme not in ("postgresql", "postgres"):
+            raise ValueError("unknown scheme")
+    except ValueError:
+        raise ConfigurationError(
+            "DATABASE_URL", "is no PostgreSQL URL; give postgresql://user:password@host:port/database"
+        ) from None
+    mode, authorities = given.get("sslmode"), given.get("sslrootcert")
+    if mode is not None and mode not in _SSL_MODES:
+        raise ConfigurationError("DATABASE_URL", f"has the sslmode {mode!r}; give one of {', '.join(_SSL_MODES)}")
+    if authorities is not None and not Path(authorities).is_file():
+        raise ConfigurationError("DATABASE_URL", f"has the sslrootcert {authorities}, which is no file")
 
 
 def _ssl_mode(environment: Environment) -> str | None:

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
@@ -100,8 +101,8 @@ _REJECTED: tuple[type[BaseException], ...] = (
 
 
 @contextmanager
-def translated() -> Generator[None]:
-    """Turns the driver's errors into StoreUnavailable and RowRejected."""
+def translated(doing: str = "") -> Generator[None]:
+    """Turns the driver's errors into StoreUnavailable (``doing`` goes before the reason) and RowRejected."""
     try:
         yield
     except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError) as error:
@@ -109,7 +110,15 @@ def translated() -> Generator[None]:
     except _REJECTED as error:
         raise RowRejected(_message(error), getattr(error, "constraint_name", None)) from error
     except _UNAVAILABLE as error:
-        raise StoreUnavailable("postgres", _message(error)) from error
+        raise StoreUnavailable("postgres", doing + _message(error)) from error
+
+
+def _address(dsn: str) -> str:
+    """Of the server, for people: without who signs in."""
+    parts = urlsplit(dsn)
+    given = dict(parse_qsl(parts.query))
+    host = parts.netloc.rpartition("@")[2] or ":".join(given[part] for part in ("host", "port") if part in given)
+    return f"{host or 'the local server'}, database {parts.path.strip('/') or 'of the user'}"
 
 
 def _message(error: BaseException) -> str:
@@ -130,7 +139,7 @@ async def open_database(
 
     ``name`` shows in pg_stat_activity. Raises StoreUnavailable, or ConfigurationError when the server breaks a promise.
     """
-    with translated():
+    with translated(f"cannot connect to {_address(dsn)}: "):
         pool = await asyncpg.create_pool(
             dsn,
             min_size=min_size,

@@ -107,6 +107,8 @@ def test_a_postgres_that_is_not_there(kdcube, valkey_url):
         (["up", "--auth", "/nowhere/users.json"], {}),
         (["up", "--no-such-flag"], {}),
         (["up", "surplus"], {}),
+        (["up", "--database-url", "postgresql://127.0.0.1:http/x"], {}),
+        (["db", "upgrade", "--database-url", "mysql://127.0.0.1/x"], {}),
         (["up"], {"KDCUBE_PORT": "eighty"}),
         (["up"], {"AGENTIC_BUNDLES_JSON": "{"}),
         (["up"], {"GATEWAY_CONFIG_JSON": "{}"}),

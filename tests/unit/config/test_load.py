@@ -66,7 +66,22 @@ def test_the_database_put_together_of_its_parts():
     assert (unquote(url.path), url.query) == ("/kd cube", "sslmode=require")
     assert load(ProcSettings, {**parts, "POSTGRES_SSL": "verify-full"}).service.database_url.endswith("=verify-full")
     assert "sslmode" not in load(ProcSettings, {**parts, "POSTGRES_SSL": "False"}).service.database_url
+    assert load(ProcSettings, {**parts, "POSTGRES_HOST": "/run/pg"}).service.database_url.endswith(
+        "@/kd%20cube?host=%2Frun%2Fpg&port=6000"
+    )
     assert "@[::1]:6000/" in load(ProcSettings, {**parts, "POSTGRES_HOST": "::1"}).service.database_url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql:///kdcube?host=/run/postgresql&port=6000",
+        "postgres://u:p%40@one:5432,two:5433/kdcube?target_session_attrs=read-write",
+        f"postgresql://[::1]:6000/kdcube?sslmode=verify-full&sslrootcert={__file__}",
+    ],
+)
+def test_a_database_url_is_taken_as_it_is(url):
+    assert load(ProcSettings, {**STORES, "DATABASE_URL": url}).service.database_url == url
 
 
 @pytest.mark.parametrize(
@@ -75,6 +90,12 @@ def test_the_database_put_together_of_its_parts():
         ("REDIS_URL", "", "is not set; give redis://"),
         ("DATABASE_URL", "", "is not set; give it, or POSTGRES_HOST"),
         ("DATABASE_URL", "mysql://hunter2@x", "no PostgreSQL URL"),
+        ("DATABASE_URL", "postgresql://u:hunter2@db:port/kdcube", "no PostgreSQL URL; give postgresql://"),
+        ("DATABASE_URL", "postgresql://u:hunter2@db:99999/kdcube", "no PostgreSQL URL"),
+        ("DATABASE_URL", "postgresql://u:hunter2@[db/kdcube", "no PostgreSQL URL"),
+        ("DATABASE_URL", "postgresql://u:hunter2@db/kdcube?sslmode", "no PostgreSQL URL"),
+        ("DATABASE_URL", "postgresql://u:hunter2@db/kdcube?sslmode=on", "has the sslmode 'on'; give one of disable"),
+        ("DATABASE_URL", "postgresql://u:hunter2@db/kdcube?sslrootcert=/absent.pem", "/absent.pem, which is no file"),
         ("KDCUBE_SESSION_SECRET", "", "is not set; give a random one"),
         ("KDCUBE_SESSION_SECRET", "hunter2", "shorter than 32"),
         ("CHAT_APP_PORT", "80000", "is '80000'; give a whole number from 1 to 65535"),
