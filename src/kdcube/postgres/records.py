@@ -58,7 +58,8 @@ class Unfinished:
     """A turn that has not ended, with what a worker needs to run it."""
 
     turn: StoredTurn
-    envelope: TurnEnvelope
+    envelope: TurnEnvelope | None
+    """None when this release cannot read it."""
 
 
 @dataclass(frozen=True, slots=True)

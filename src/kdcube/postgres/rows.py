@@ -76,7 +76,11 @@ def stored_turn(row: Row) -> StoredTurn:
 
 
 def unfinished(row: Row) -> Unfinished:
-    return Unfinished(stored_turn(row), decode_envelope(row["envelope"]))
+    try:
+        envelope = decode_envelope(row["envelope"])
+    except msgspec.MsgspecError:  # one such row must not keep all others from being looked after
+        envelope = None
+    return Unfinished(stored_turn(row), envelope)
 
 
 def history_turn(row: Row) -> HistoryTurn:

@@ -89,12 +89,15 @@ class Reconciler:
         waiting: list[Unfinished] = []
         async for row in self._rows():
             turn = as_unfinished(row)
+            if turn is None:
+                continue
             if turn.state is TurnState.RUNNING:  # first: they occupy their conversations
                 count += await self._working_state.restore(turn, epoch=epoch)
             else:
                 waiting.append(turn)
         for row in await self._turns.lingering():
-            count += await self._working_state.restore(as_unfinished(row), epoch=epoch)
+            if turn := as_unfinished(row):
+                count += await self._working_state.restore(turn, epoch=epoch)
         for turn in waiting:
             count += await self._working_state.restore(turn, epoch=epoch)
         await failpoints.hit("proc.rebuild.before_publish")
@@ -110,7 +113,7 @@ class Reconciler:
         offered = {bundle for info in (await self._workers.live()).values() for bundle in info.get("bundles", ())}
         if offered:
             for row in await self._turns.queued_longer_than(int(self._bundle_limit_s * 1000)):
-                if row.envelope.bundle_id not in offered:
+                if row.turn.bundle_id not in offered:
                     await self._fail(row, epoch, _BUNDLE_UNAVAILABLE)
         await self._put_back(await self._turns.queued_longer_than(READMIT_AFTER_MS), epoch)
         async for page in self._pages():
@@ -133,13 +136,15 @@ class Reconciler:
     async def _put_back(self, rows: list[Row], epoch: int) -> None:
         missing = await self._working_state.missing([row.turn.turn_id for row in rows])
         for row in rows:
-            if row.turn.turn_id in missing and await self._working_state.restore(as_unfinished(row), epoch=epoch):
+            if row.turn.turn_id not in missing or (turn := as_unfinished(row)) is None:
+                continue
+            if await self._working_state.restore(turn, epoch=epoch):
                 log.warning("a turn was put back", turn_id=row.turn.turn_id, state=row.turn.state)
 
     async def _fail(self, row: Row, epoch: int, error: dict[str, str]) -> None:
         if await self._turns.fail_queued(row.turn.turn_id, error, time.time_ns() // 1_000_000):
             turn = await self._turns.get(row.turn.turn_id)
-            if turn is not None:
+            if turn is not None and row.envelope is not None:
                 await self._queue.finish(row.envelope, None, epoch=epoch, state=TurnState.FAILED, line=line_of(turn))
 
     async def _rows(self) -> AsyncGenerator[Row]:
@@ -157,8 +162,12 @@ class Reconciler:
             after = page[-1].turn.admitted_order
 
 
-def as_unfinished(row: Row) -> Unfinished:
+def as_unfinished(row: Row) -> Unfinished | None:
+    """None for a turn whose envelope this release cannot read: it waits for one that can, or for its limit."""
     turn = row.turn
+    if row.envelope is None:
+        log.error("an envelope cannot be read", turn_id=turn.turn_id)
+        return None
     return Unfinished(
         row.envelope,
         turn.admitted_order,

@@ -15,7 +15,7 @@ import pytest
 import kdcube
 from kdcube.config.load import load
 from kdcube.config.proc import ProcSettings
-from kdcube.postgres.database import open_database
+from kdcube.postgres.database import Database, open_database
 from kdcube.postgres.records import Admission as RowAdmission
 from kdcube.postgres.records import StoredTurn
 from kdcube.postgres.turns import Turns
@@ -49,6 +49,7 @@ class Client:
 
     connection: Connection
     subscriber: Subscriber
+    database: Database
     turns: Turns
     admission: Admission
     queue: Queue
@@ -237,6 +238,7 @@ async def client(deployment: Deployment) -> AsyncGenerator[Client]:
         yield Client(
             connection,
             subscriber,
+            database,
             turns,
             Admission(connection, KEYS, LIMITS),
             Queue(connection, KEYS),

@@ -173,3 +173,30 @@ async def test_a_row_that_was_never_written_is_upserted_by_start(client: Client,
     assert isinstance(await client.turns.start(start_request(claimed, epoch)), Started)
     again = await client.turns.admit(Admission(turn, claimed.order, claimed.accepted_ms))
     assert again.state is TurnState.RUNNING
+
+
+async def test_a_row_that_cannot_be_read_harms_no_other(
+    client: Client, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ensure(client, reconciler)
+    broken, whole = await client.send("broken", user="u1"), await client.send("whole", user="u2")
+    await client.database.fetch("update turns set envelope = '\\x00' where turn_id = $1", broken.turn_id)
+    await client.connection.call("FLUSHALL")
+    await Workers(client.connection, KEYS).beat("w", slots=4, info={})
+    epoch = await ensure(client, reconciler)
+    monkeypatch.setattr("kdcube.proc.reconciler.READMIT_AFTER_MS", -1)
+    await reconciler.reconcile(epoch)
+    claimed = [await claim(client, f"c{n}") for n in range(2)]
+    assert [c and c.envelope.turn_id for c in claimed] == [whole.turn_id, None]
+    impatient = Reconciler(
+        turns=client.turns,
+        epochs=Epochs(client.database, "local", "main"),
+        queue=client.queue,
+        working_state=client.working_state,
+        workers=Workers(client.connection, KEYS),
+        queue_limit_s=-1,
+    )
+    await impatient.reconcile(epoch)
+    row = await client.turns.get(broken.turn_id)
+    assert row is not None
+    assert row.state is TurnState.FAILED
