@@ -6,10 +6,10 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Self
 
-from kdcube.cli.settings import local_settings
+from kdcube.cli.settings import check_given_database, local_settings
 from kdcube.config.environment import Environment
 from kdcube.config.load import load
-from kdcube.config.service import check_database_url, read_database_url
+from kdcube.config.service import read_database_url
 from kdcube.local.home import Home
 from kdcube.local.postgres import running_dsn
 from kdcube.postgres.migrate import migrate
@@ -36,8 +36,7 @@ def upgrade(*, database_url: str | None = None) -> None:
     database_url
         The database; by default the one of DATABASE_URL or POSTGRES_HOST, else the running embedded one.
     """
-    if database_url is not None:
-        check_database_url(database_url)
+    check_given_database(database_url)
     url = database_url or load(_DatabaseSettings).url or running_dsn(Home(local_settings().home).postgres)
     if url is None:
         raise InvalidInput("database_url", "there is no database: give --database-url, or set DATABASE_URL")

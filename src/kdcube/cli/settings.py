@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kdcube.config.load import load
+from kdcube.config.service import check_database_url
 from kdcube.local.settings import LocalSettings
 from kdcube.protocol.errors import ConfigurationError, InvalidInput
 
@@ -13,3 +14,12 @@ def local_settings() -> LocalSettings:
         return load(LocalSettings)
     except ConfigurationError as error:
         raise InvalidInput(error.name, str(error)) from error
+
+
+def check_given_database(url: str | None) -> None:
+    """That of ``--database-url``. Raises InvalidInput."""
+    try:
+        if url is not None:
+            check_database_url(url)
+    except ConfigurationError as error:
+        raise InvalidInput("database_url", str(error)) from error

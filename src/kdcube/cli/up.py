@@ -11,9 +11,8 @@ from cyclopts.types import ExistingFile
 from cyclopts.validators import Number
 
 from kdcube.cli.detach import detach as in_background
-from kdcube.cli.settings import local_settings
+from kdcube.cli.settings import check_given_database, local_settings
 from kdcube.cli.welcome import welcome
-from kdcube.config.service import check_database_url
 from kdcube.local.home import Home
 from kdcube.local.run import run
 from kdcube.local.stack import MAX_PROCESSES, Options, Stack
@@ -53,8 +52,7 @@ def up(
     database_url
         Your own PostgreSQL instead of the embedded one.
     """
-    if database_url is not None:
-        check_database_url(database_url)
+    check_given_database(database_url)
     settings = local_settings()
     options = Options(
         ingress=ingress,
