@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeAlias
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -177,35 +177,47 @@ def _router(
     turn = one + "/turns/{turn_id}"
     return Router(
         [
-            Route("/sse/chat", chat.send, methods=["POST"]),
-            Route("/sse/stream", chat.user_stream),
-            Route("/turns/{turn_id}/stream", chat.turn_stream),
-            Route("/sse/cancel", chat.cancel, methods=["POST"]),
-            Route("/sse/conv_status.get", chat.conversation_status, methods=["POST"]),
-            Route("/profile", profile.profile),
-            Route("/bundles", profile.bundles),
-            Route("/conversations", conversations.list),
-            _by_method(one, GET=conversations.fetch, PATCH=conversations.patch, DELETE=conversations.delete),
-            Route(one + "/restore", conversations.restore, methods=["POST"]),
-            Route(one + "/export", conversations.export),
-            Route(turn + "/feedback", conversations.feedback, methods=["PUT"]),
-            Route(turn + "/retry", conversations.retry, methods=["POST"]),
-            Route("/health", service.health),
-            Route("/ready", service.ready),
-            Route("/openapi.json", service.openapi),
+            _route("/sse/chat", POST=chat.send),
+            _route("/sse/stream", GET=chat.user_stream),
+            _route("/turns/{turn_id}/stream", GET=chat.turn_stream),
+            _route("/sse/cancel", POST=chat.cancel),
+            _route("/sse/conv_status.get", POST=chat.conversation_status),
+            _route("/profile", GET=profile.profile),
+            _route("/bundles", GET=profile.bundles),
+            _route("/conversations", GET=conversations.list),
+            _route(one, GET=conversations.fetch, PATCH=conversations.patch, DELETE=conversations.delete),
+            _route(one + "/restore", POST=conversations.restore),
+            _route(one + "/export", GET=conversations.export),
+            _route(turn + "/feedback", PUT=conversations.feedback),
+            _route(turn + "/retry", POST=conversations.retry),
+            _route("/health", GET=service.health),
+            _route("/ready", GET=service.ready),
+            _route("/openapi.json", GET=service.openapi),
         ],
         redirect_slashes=False,
         default=_no_route,
     )
 
 
-def _by_method(path: str, **handlers: Callable[[Request], Awaitable[Response]]) -> Route:
-    """One route for several methods, so that a refusal of another one can name them all."""
+Handler: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]
 
-    async def dispatch(request: Request) -> Response:
-        return await handlers["GET" if request.method == "HEAD" else request.method](request)
 
-    return Route(path, dispatch, methods=[*handlers])
+class _Endpoint:
+    """The handlers of one path by method, as ASGI: the edge sees what they raise, and nothing stands in between."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = handlers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method = scope["method"]
+        handler = self._handlers["GET" if method == "HEAD" else method]
+        response = await handler(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
+def _route(path: str, **handlers: Handler) -> Route:
+    """One route for all methods of a path, so that a refusal of another one can name them."""
+    return Route(path, _Endpoint(handlers), methods=[*handlers])
 
 
 async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:

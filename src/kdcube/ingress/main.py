@@ -27,6 +27,9 @@ BACKLOG = 2048
 KEEP_ALIVE_S = 75
 """Longer than the idle time of proxies and load balancers, so that they never send into a socket that is closing."""
 
+GC_AFTER_OBJECTS = 10_000
+"""Requests that are under way at once make and drop thousands of objects, hardly any of them in cycles."""
+
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
@@ -77,6 +80,7 @@ async def serve(settings: IngressSettings) -> None:
             )
             gc.collect()
             gc.freeze()
+            gc.set_threshold(GC_AFTER_OBJECTS)
             logger.info("ingress.ready", host=settings.service.host, port=settings.service.port)
             await DrainingServer(config, ingress.drain).serve([listener])
 

@@ -17,7 +17,8 @@ from kdcube.protocol.errors import KDCubeError
 from kdcube.redis.feed import FeedPage, decode_feed_change
 from kdcube.redis.keys import Keys
 
-_RECENT_EVENTS = 256
+_RECENT_EVENTS = 32
+"""About ten turns. A stream that is further behind reads the feed."""
 
 Entry = tuple[int, dict[str, Any]]
 """The offset of an event and the event."""
@@ -68,11 +69,10 @@ class UserFeed:
 
     def recent(self, after: int) -> list[Entry] | None:
         """The events behind ``after``; None when memory does not reach back so far."""
-        if after >= self.tail:
-            return []
-        if not self._recent or self._recent[0][0] > after + 1:
+        missing = self.tail - after
+        if missing > len(self._recent):
             return None
-        return [entry for entry in self._recent if entry[0] > after]
+        return [self._recent[place] for place in range(-missing, 0)]
 
     def wake(self) -> None:
         for follower in tuple(self.followers):

@@ -98,6 +98,20 @@ class UserStream:
         self._wake()
 
     def ready(self) -> bytes | None:
+        parts: list[bytes] = []
+        size = 0
+        self._feed_behind = False
+        while size < self._settings.send_bytes:
+            data = self._next()
+            if data is None and not parts:
+                return None
+            if not data:  # nothing more now, or what has to be read first: after these
+                break
+            parts.append(data)
+            size += len(data)
+        return b"".join(parts)
+
+    def _next(self) -> bytes | None:
         if self._greeting:
             data, self._greeting = self._greeting, b""
             return data
@@ -123,7 +137,7 @@ class UserStream:
                 return data
             if track.ended:  # its cursor already stood behind the terminal event
                 self._finish(track)
-                return self.ready()
+                return self._next()
         return b""
 
     async def fetch(self) -> bytes:
