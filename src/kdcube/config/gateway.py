@@ -30,7 +30,7 @@ class ServiceCapacity(_Section):
 
     processes_per_instance: Whole = Field(default=1, ge=1, le=256)
     concurrent_requests_per_process: Whole = Field(default=16, ge=1, le=10_000)
-    """For proc: its slots, that is turns at once."""
+    """For proc: its slots, that is turns at once, where KDCUBE_SLOTS does not say it."""
     avg_processing_time_seconds: Number = Field(default=20.0, gt=0, le=86_400)
     """First guess of a turn's time, for the expected wait, until turns have been measured."""
 

@@ -35,11 +35,14 @@ class ProcSettings:
     @classmethod
     def read(cls, environment: Environment) -> Self:
         service = ServiceSettings.read(environment, component="proc", port_name="CHAT_PROCESSOR_PORT", port=8020)
+        capacity = service.gateway.service_capacity.proc
         stop_timeout_s = environment.seconds("PROC_CONTAINER_STOP_TIMEOUT_SEC", 120.0, minimum=1, maximum=86_400)
         granted = {name: environment.secret(name) for name in sorted(service.bundles.secret_names)}
         return cls(
             service=service,
-            slots=environment.integer("KDCUBE_SLOTS", 16, minimum=1, maximum=1_000),
+            slots=environment.integer(
+                "KDCUBE_SLOTS", capacity.concurrent_requests_per_process, minimum=1, maximum=1_000
+            ),
             turn_limit_s=environment.seconds("CHAT_TASK_TIMEOUT_SEC", 1_800.0, minimum=1, maximum=86_400),
             heartbeat_interval_s=environment.seconds("HEARTBEAT_INTERVAL", 5.0, minimum=0.1, maximum=60),
             stop_timeout_s=stop_timeout_s,

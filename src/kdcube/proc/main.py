@@ -68,6 +68,7 @@ class Proc:
         """Everything, ready to claim. Raises ConfigurationError, StoreUnavailable, BundleLoadError."""
         settings, service = self.settings, self.settings.service
         gateway, worker_id = service.gateway, service.instance_id
+        pools = gateway.pools.proc
         scope = (gateway.tenant, gateway.project)
         keys = Keys(*scope)
         async with AsyncExitStack() as stack:
@@ -76,7 +77,14 @@ class Proc:
             await check_server(connection)
             doorbell = await enter(open_blocking_connection(service.redis_url, name=f"{worker_id}-doorbell"))
             subscriber = await enter(open_subscriber(service.redis_url, name=f"{worker_id}-channels"))
-            self.database = await enter(open_database(service.database_url, max_size=8, name=worker_id))
+            self.database = await enter(
+                open_database(
+                    service.database_url,
+                    min_size=pools.pg_pool_min_size,
+                    max_size=pools.pg_pool_max_size,
+                    name=worker_id,
+                )
+            )
             turns = await enter(Turns(self.database, *scope))
             running_per_user = gateway.limits.proc.max_running_turns_per_user
             queue = Queue(connection, keys, running_per_user=running_per_user, lease_s=self._lease_s)

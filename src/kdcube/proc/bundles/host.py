@@ -200,7 +200,9 @@ class BundleHost:
     ) -> BundleHost:  # fmt: skip
         """Starts a process and has it load the bundle. Raises BundleLoadError; then the process is gone."""
         if entry.path is None:
-            raise BundleLoadError(entry.id, "it has no path; bundles from git are not fetched yet")
+            raise BundleLoadError(
+                entry.id, "it has git_url but no path; git is not fetched yet, so give its folder as path"
+            )
         try:
             process = await HostProcess.start(entry.id, run_dir, clock, pulse_fd)
         except OSError as error:
