@@ -48,6 +48,8 @@ from kdcube.telemetry.logging import configure
 log = structlog.get_logger(__name__)
 
 _LOOP_SIGN_S = 1.0
+GC_AFTER_OBJECTS = 20_000
+"""Turns leave few cycles behind; with the usual 700 the collector takes 4 to 7 % of proc's time."""
 
 
 class Proc:
@@ -169,6 +171,7 @@ class Proc:
             self.probes.tasks.append(await enter(self.worker.working()))
             gc.collect()
             gc.freeze()
+            gc.set_threshold(GC_AFTER_OBJECTS)
             log.info("proc.ready", slots=settings.slots, bundles=sorted(service.bundles.bundles))
             yield self
             await workers.leave(worker_id)

@@ -224,8 +224,8 @@ class Worker:
     async def _run(self, attempt: Attempt) -> None:
         turn_id = attempt.envelope.turn_id
         try:
-            with structlog.contextvars.bound_contextvars(turn_id=turn_id, request_id=attempt.envelope.request_id):
-                await attempt.run()
+            structlog.contextvars.bind_contextvars(turn_id=turn_id, request_id=attempt.envelope.request_id)
+            await attempt.run()
         except ClaimGivenUp:
             log.warning("claim given up", turn_id=turn_id)
         except Exception:

@@ -84,6 +84,7 @@ class RunningTurn:
         self.started_at = now
         self.heard_at = now
         self.unacknowledged = 0
+        self._to_acknowledge = 0
         self._host = host
         self._cancelling: LostReason | None = None
         self._grace: asyncio.TimerHandle | None = None
@@ -96,7 +97,10 @@ class RunningTurn:
         """So many bytes of the turn's text (``Delta.n_bytes``) are in the log."""
         self.unacknowledged -= n_bytes
         self.heard_at = self._host.clock()
-        self._host.send(wire.Credit(self.number, n_bytes))
+        self._to_acknowledge += n_bytes
+        if self._to_acknowledge >= wire.CREDIT_STEP_BYTES:
+            self._host.send(wire.Credit(self.number, self._to_acknowledge))
+            self._to_acknowledge = 0
 
     def steer(self, steer: Steer) -> None:
         """Puts a message into the turn's inbox. Steers that were never applied belong to the caller at the end."""
