@@ -26,8 +26,8 @@ MAX_STATE_BYTES = 1024 * 1024
 CREDIT_BYTES = 256 * 1024
 """Text that a turn may have sent without proc having acknowledged it (rule 23)."""
 CREDIT_STEP_BYTES = CREDIT_BYTES // 4
-"""Proc acknowledges so much at once: most turns never need it. With the longest delta it is less than the credit, so what
-waits for an acknowledgement gets it."""
+"""Proc acknowledges so much at once: most turns never need it. With the longest delta it is less than the credit, so
+what waits for an acknowledgement gets it."""
 BEAT_S = 1.0
 PROC_SILENCE_S = 7.0
 """A host whose proc gives no sign of life for so long ends itself. Leases are renewed every 5 of 15 s: those of a proc
