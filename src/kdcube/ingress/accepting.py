@@ -24,6 +24,7 @@ from kdcube.protocol.turns import ReceiptState, TurnEnvelope, TurnState, decode_
 from kdcube.redis.admission import Admission, Admitted, Delivered, Duplicate, Rejected
 from kdcube.redis.epoch import EpochWatch
 from kdcube.redis.queue import Queue
+from kdcube.redis.workers import Workers
 from kdcube.telemetry.failpoints import hit
 
 _WAITING = frozenset({TurnState.QUEUED, TurnState.STEERING})
@@ -64,14 +65,22 @@ class Accepting:
     """Accepts turns. An async context manager: what it has begun it finishes, whether or not the client waits."""
 
     def __init__(
-        self, admission: Admission, queue: Queue, turns: Turns, epochs: EpochWatch, cancelling: Cancelling
+        self,
+        admission: Admission,
+        queue: Queue,
+        workers: Workers,
+        turns: Turns,
+        epochs: EpochWatch,
+        cancelling: Cancelling,
     ) -> None:
         self._admission = admission
         self._queue = queue
+        self._workers = workers
         self._turns = turns
         self._epochs = epochs
         self._cancelling = cancelling
         self._under_way: set[asyncio.Task[Acceptance]] = set()
+        self._ringing = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -184,7 +193,15 @@ class Accepting:
             await hit("ingress.accept.committed")
         except StoreUnavailable as error:
             raise _outcome_unknown(error) from error
+        if not self._ringing:
+            self._ringing = True
+            asyncio.get_running_loop().call_soon(self._ring)
         return committed
+
+    def _ring(self) -> None:
+        """Once for all turns of a commit. (A worker that looked before their rows are there would write them.)"""
+        self._ringing = False
+        self._workers.ring()
 
     async def _withdraw(self, envelope: TurnEnvelope, epoch: int, nonce: str) -> None:
         """Failures are only logged: START refuses what PostgreSQL has refused."""

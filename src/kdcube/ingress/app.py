@@ -40,6 +40,7 @@ from kdcube.redis.keys import Keys
 from kdcube.redis.queue import Queue
 from kdcube.redis.server import check_server
 from kdcube.redis.subscriber import open_subscriber
+from kdcube.redis.workers import Workers
 
 
 class Ingress:
@@ -84,7 +85,9 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         queue = Queue(connection, keys, running_per_user=limits.running_per_user)
         feeds = Feeds(connection, keys)
         cancelling = Cancelling(turns, conversations, queue, epochs)
-        accepting = await enter(Accepting(Admission(connection, keys, limits), queue, turns, epochs, cancelling))
+        accepting = await enter(
+            Accepting(Admission(connection, keys, limits), queue, Workers(connection, keys), turns, epochs, cancelling)
+        )
         composer = Composer(gateway, service.bundles)
         streams = await enter(
             Streams(

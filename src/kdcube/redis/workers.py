@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,11 +62,17 @@ class Workers:
         """Takes a stop back (a deployment was rolled back)."""
         await self._connection.call("SREM", self._keys.stops, *revisions)
 
-    async def ring(self) -> None:
-        """Rings the doorbell: there is capacity, or work, that a worker may not know of."""
-        await self._connection.call("RPUSH", self._keys.doorbell, "1")
-        await self._connection.call("LTRIM", self._keys.doorbell, 0, DOORBELL_CAP - 1)
+    def ring(self) -> None:
+        """Rings the doorbell: there is capacity, or work, that a worker may not know of. A hint, which may get lost."""
+        for command in (("RPUSH", self._keys.doorbell, "1"), ("LTRIM", self._keys.doorbell, 0, DOORBELL_CAP - 1)):
+            self._connection.call(*command).add_done_callback(_unheard)
 
     async def report_memory(self, share: float) -> None:
         """The share of its memory budget that Valkey uses: a term of admission (rule 29)."""
         await self._connection.call("HSET", self._keys.schedule, "memory", int(share * 1000))
+
+
+def _unheard(answer: asyncio.Future[Any]) -> None:
+    """Nobody waits for it: asyncio need not report what it failed with."""
+    if not answer.cancelled():
+        answer.exception()

@@ -31,6 +31,7 @@ from kdcube.redis.feed import Feeds
 from kdcube.redis.keys import Keys
 from kdcube.redis.queue import Queue
 from kdcube.redis.subscriber import Subscriber, open_subscriber
+from kdcube.redis.workers import Workers
 
 ECHO = str(Path(kdcube.__file__).parent / "echo")
 KEYS = Keys("local", "main")
@@ -104,6 +105,7 @@ class Client:
                     interrupts=outcome.interrupts if isinstance(outcome, Admitted) else None,
                 )
             )
+        Workers(self.connection, KEYS).ring()
         if isinstance(outcome, Admitted) and outcome.interrupts:
             await self.queue.cancel(outcome.interrupts, epoch=epoch)
         self.sent.append(envelope)

@@ -32,8 +32,12 @@ end
 
 local function save(turn, rec) redis.call('HSET', TURNS, turn, cmsgpack.pack(rec)) end
 
+-- Says that turns wait, if any do. Every script that may have put one into the queue ends with it, except an admission:
+-- its turn can start only when PostgreSQL has it, so ingress rings then.
 local function ring()
-  if redis.call('LLEN', DOORBELL) < DOORBELL_CAP then redis.call('RPUSH', DOORBELL, '1') end
+  if redis.call('ZCARD', QUEUE) > 0 and redis.call('LLEN', DOORBELL) < DOORBELL_CAP then
+    redis.call('RPUSH', DOORBELL, '1')
+  end
 end
 
 local function turn_of(member) return string.match(member, '.*' .. SEP .. '(.*)') end

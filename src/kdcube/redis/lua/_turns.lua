@@ -21,7 +21,8 @@ local function save_user(user, has)
 end
 
 -- Self-clocked fair queueing: a class's virtual time is the finish tag of the turn that it served last; a user's next
--- turn finishes one after the later of that and the user's own tag. `has` is what its user has; the caller saves it.
+-- turn finishes one after the later of that and the user's own tag. `has` is what its user has; the caller saves it,
+-- and rings.
 local function compete(turn, rec, has)
   local time = tonumber(redis.call('HGET', SCHEDULE, 'time' .. SEP .. rec.c) or 0)
   local tag = math.max(time, has.tags[rec.c] or 0) + 1
@@ -30,7 +31,6 @@ local function compete(turn, rec, has)
   rec.m = table.concat({rec.c, rec.b, sortable(tag), sortable(rec.o), turn}, SEP)
   redis.call('ZADD', QUEUE, 0, rec.m)
   save(turn, rec)
-  ring()
 end
 
 -- The conversation is free for this turn: it competes, or is held while its user has `cap` turns that do.
@@ -112,5 +112,5 @@ local function leave(turn, rec, cap, keeps)
   redis.call('HDEL', ENVELOPES, turn)
   local _, busy_with = active(rec.k)
   if busy_with == turn and not keeps then next_in_conversation(rec.k, cap) end
-  if redis.call('ZCARD', QUEUE) > 0 then ring() end
+  ring()
 end

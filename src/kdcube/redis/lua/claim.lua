@@ -146,5 +146,5 @@ for _, class in ipairs(classes) do
 end
 redis.call('HSET', SCHEDULE, unpack(changed))
 for i, envelope in ipairs(redis.call('HMGET', ENVELOPES, unpack(turns))) do claimed[i][3] = envelope end
-if redis.call('ZCARD', QUEUE) > 0 then ring() end
+ring()
 return claimed

@@ -18,9 +18,9 @@ if busy_with == turn then
   rec.s = 'q'
   redis.call('ZADD', QUEUE, 0, rec.m)
   save(turn, rec)
-  ring()
 else -- the conversation was given to a turn that PostgreSQL knows as running
   release_user(rec, tonumber(ARGV[5]))
   park(turn, rec, FIRST)
 end
+ring()
 return 1

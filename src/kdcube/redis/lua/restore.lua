@@ -63,4 +63,5 @@ elseif busy_with then
 else
   contend(turn, rec, cap)
 end
+ring()
 return 1
