@@ -183,11 +183,15 @@ class UserStream:
         else:
             track.close()
 
-    def _drop(self, track: Track) -> None:
+    def _leave(self, track: Track) -> None:
+        """It says nothing now, but may yet: a steer whose bundle never took it becomes a turn after all."""
         track.close()
         self._tracks.pop(track.turn_id, None)
         self._awake.pop(track, None)
         self._mover = None
+
+    def _drop(self, track: Track) -> None:
+        self._leave(track)
         self._done[track.turn_id] = None
         if len(self._done) > _DONE_KEPT:
             del self._done[next(iter(self._done))]
@@ -271,10 +275,10 @@ class UserStream:
                 self._elsewhere.discard(turn_id)
             case "turn.withdrawn":
                 if track is not None:
-                    self._drop(track)
+                    self._leave(track)
             case "steer.receipt" if event.get("state") in ("applied", "cancelled"):
                 if track is not None:
-                    self._drop(track)
+                    self._leave(track)
             case _:
                 pass
         return True

@@ -49,8 +49,8 @@ class Author:
         self.site.valkey.finish(turn, completed(self.said[turn], state))
         self.site.feeds.turn(self.user, "turn.ended", turn, state=state)
 
-    def whole(self, *words):
-        turn = self.accept()
+    def whole(self, *words, turn=None):
+        turn = self.accept(turn)
         self.start(turn)
         self.say(turn, *(words or ("a", "b")))
         self.end(turn)
@@ -452,6 +452,21 @@ async def test_withdrawn_turns_and_steers_leave(site, streams, author):
         (steer, "applied"),
         (cancelled, "cancelled"),
     ]
+    await reader.leave()
+
+
+async def test_a_steer_that_was_applied_and_never_taken_is_shown_as_the_turn_that_it_becomes(site, streams, author):
+    reader = await read_user(streams)
+    await spin()
+    running, steer = author.accept(), author.accept()
+    author.start(running)
+    site.feeds.turn("ada", "steer.receipt", steer, state="applied", steered_turn_id=running)
+    await spin()
+    author.end(running)
+    author.whole(turn=steer)
+    events = await reader.until(lambda events: states(events).count(("idle", "completed")) == 2)
+    assert views(events)[steer].text == {"answer": "ab"}
+    check_order(events)
     await reader.leave()
 
 
