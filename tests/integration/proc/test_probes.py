@@ -6,6 +6,11 @@ import asyncio
 
 import pytest
 
+from kdcube.local.ports import free_port
+from kdcube.proc.bundles.pool import HostPool
+from kdcube.proc.main import serve
+from kdcube.protocol.errors import KDCubeError
+
 pytestmark = pytest.mark.anyio
 
 
@@ -31,3 +36,13 @@ async def test_the_error_of_the_part_that_ended_is_told(deployment):
     async with deployment.proc() as proc:
         proc.probes.tasks.append(asyncio.create_task(fail(), name="something"))
         assert await proc.probes.first_broken() == "something ended: OSError: no more files"
+
+
+async def test_a_proc_of_which_a_part_ends_drains_and_fails(deployment, monkeypatch):
+    async def watch(_: HostPool) -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(HostPool, "_watch", watch)
+    settings = deployment.settings(CHAT_PROCESSOR_PORT=str(free_port()), PROC_CONTAINER_STOP_TIMEOUT_SEC="4")
+    with pytest.raises(KDCubeError, match="bundle hosts ended: OSError: too many open files"):
+        await serve(settings)
