@@ -14,8 +14,8 @@ import asyncpg
 from kdcube.postgres.database import server_settings, translated
 from kdcube.protocol.errors import StoreUnavailable
 
-_WAIT_S = 20.0
-"""How long one statement waits for the lock, so that a dead connection is noticed."""
+SILENCE_LIMIT_S = 10.0
+"""PostgreSQL takes the lock from a holder that says nothing for so long: one that is stopped keeps its connection."""
 
 
 def lock_key(tenant: str, project: str, name: str) -> int:
@@ -27,16 +27,26 @@ def lock_key(tenant: str, project: str, name: str) -> int:
 class Leadership:
     """An advisory lock for (tenant, project, name), on a connection of its own.
 
-    PostgreSQL frees the lock when the connection ends; ``lost`` is set as soon as this side notices. Between the two
-    another may lead already: what a leader writes must be safe against that. An async context manager; leaving
-    releases.
+    PostgreSQL frees the lock when the connection ends or is silent for ``silence_limit_s``, so a leader keeps calling
+    ``try_acquire``; ``lost`` is set as soon as this side notices. Between the two another may lead already: what a
+    leader writes must be safe against that. An async context manager; leaving releases.
     """
 
-    def __init__(self, dsn: str, tenant: str, project: str, name: str, *, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        tenant: str,
+        project: str,
+        name: str,
+        *,
+        timeout_s: float = 5.0,
+        silence_limit_s: float = SILENCE_LIMIT_S,
+    ) -> None:
         self._dsn = dsn
         self._key = lock_key(tenant, project, name)
         self._name = f"kdcube-{name}"
         self._timeout_s = timeout_s
+        self._silence_limit_s = silence_limit_s
         self._connection: asyncpg.Connection | None = None
         self._held = False
         self.lost = asyncio.Event()
@@ -66,26 +76,6 @@ class Leadership:
                 self._gained()
         return self._held
 
-    @asynccontextmanager
-    async def hold(self) -> AsyncGenerator[asyncio.Event]:
-        """Waits until this process leads, and releases at the end. Gives ``lost``.
-
-        Raises StoreUnavailable when the connection fails while it waits.
-        """
-        while not self._held:
-            async with self._checked() as connection:
-                try:
-                    await connection.fetchval(
-                        "select pg_advisory_lock($1)", self._key, timeout=_WAIT_S + self._timeout_s
-                    )
-                except asyncpg.LockNotAvailableError:
-                    continue
-                self._gained()
-        try:
-            yield self.lost
-        finally:
-            await self.release()
-
     async def release(self) -> None:
         """Gives the lock back by ending the connection. Does nothing when there is none."""
         connection = self._connection
@@ -105,7 +95,7 @@ class Leadership:
             with translated():
                 if self._connection is None:
                     settings = server_settings(self._name, statement_timeout_s=0)
-                    settings["lock_timeout"] = str(int(_WAIT_S * 1000))
+                    settings["idle_session_timeout"] = str(int(self._silence_limit_s * 1000))
                     self._connection = await asyncpg.connect(
                         self._dsn, timeout=self._timeout_s, server_settings=settings
                     )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from kdcube.postgres.locks import Leadership
+from kdcube.postgres.locks import SILENCE_LIMIT_S, Leadership
 from kdcube.proc.reaper import Reaper
 from kdcube.proc.reconciler import Reconciler
 from kdcube.protocol.errors import EpochMismatch, StoreUnavailable
@@ -20,6 +20,7 @@ log = structlog.get_logger()
 
 LOOK_EVERY_S = 0.5
 RECONCILE_EVERY_S = 5.0
+RENEW_EVERY_S = SILENCE_LIMIT_S / 4
 
 
 class Leader:
@@ -52,13 +53,25 @@ class Leader:
                     if await self._leadership.try_acquire():
                         if not led_before:
                             self._reaper.hold_off()  # Valkey may have stood still while nobody here looked at it
-                        await self.once()
+                        await self._once_as_leader()
                 except (StoreUnavailable, EpochMismatch) as error:
                     self._reaper.hold_off()
                     log.warning("maintenance waits", error=str(error))
                 await asyncio.sleep(LOOK_EVERY_S)
         finally:
             await self._leadership.release()  # a proc that broke may still drain for long
+
+    async def _once_as_leader(self) -> None:
+        """``once``; a round that takes long keeps the lock, or ends early without it."""
+        work = asyncio.create_task(self.once())
+        try:
+            while not (await asyncio.wait({work}, timeout=RENEW_EVERY_S))[0]:
+                if not await self._leadership.try_acquire():
+                    return
+            await work
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
     async def once(self) -> None:
         """One round: first the epoch, then what has expired, then, every few seconds, what has drifted apart."""

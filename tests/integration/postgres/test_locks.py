@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,23 +40,16 @@ async def test_projects_and_names_do_not_meet(database_url: str) -> None:
         assert [await each.try_acquire() for each in (first, second, third)] == [True] * 3
 
 
-async def test_hold_waits_for_its_turn(database_url: str) -> None:
-    async with leadership(database_url) as first, leadership(database_url) as second:
-        await first.try_acquire()
-        leads = asyncio.Event()
-
-        async def wait() -> None:
-            async with second.hold() as lost:
-                assert not lost.is_set()
-                leads.set()
-
-        waiting = asyncio.create_task(wait())
-        await first.try_acquire()
-        assert not leads.is_set()
-        await first.release()
-        await waiting
-        assert leads.is_set()
-        assert not second.held
+async def test_a_holder_that_says_nothing_loses_the_lock(database_url: str) -> None:
+    """As a process does that is stopped, and whose connection stays."""
+    async with (
+        Leadership(database_url, "t", "p", "reconciler", silence_limit_s=0.1) as silent,
+        leadership(database_url) as second,
+    ):
+        assert await silent.try_acquire()
+        await silent.lost.wait()
+        assert await second.try_acquire()
+        assert not await silent.try_acquire()
 
 
 async def test_a_lost_connection_is_noticed_and_another_leads(world: World, database_url: str) -> None:
@@ -79,23 +71,3 @@ async def test_a_leader_without_a_server() -> None:
     async with leadership("postgresql://postgres@127.0.0.1:1/none") as nobody:
         with pytest.raises(StoreUnavailable):
             await nobody.try_acquire()
-        with pytest.raises(StoreUnavailable):
-            async with nobody.hold():
-                pass
-
-
-async def test_a_holder_that_is_cancelled_while_it_waits_lets_go(database_url: str) -> None:
-    async with leadership(database_url) as first, leadership(database_url) as second:
-        await first.try_acquire()
-
-        async def wait() -> None:
-            async with second.hold():
-                pass
-
-        assert not await second.try_acquire()  # connected: asyncpg does not take a cancel in mid-connect quietly
-        waiting = asyncio.create_task(wait())
-        await first.try_acquire()
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
-        await first.release()
-        assert await first.try_acquire()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from kdcube.proc.leader import Leader
@@ -8,13 +10,17 @@ pytestmark = pytest.mark.anyio
 
 
 class FakeLeadership:
-    def __init__(self, events: list[str]) -> None:
+    """Acquired ``times``."""
+
+    def __init__(self, events: list[str], times: int = 1000) -> None:
         self.events = events
         self.held = False
+        self._times = times
 
     async def try_acquire(self) -> bool:
-        self.held = True
-        return True
+        self._times -= 1
+        self.held = self._times >= 0
+        return self.held
 
     async def release(self) -> None:
         self.events.append("released")
@@ -35,9 +41,9 @@ class Broken(Exception):
 class Rounds(Leader):
     """The second round breaks."""
 
-    def __init__(self, events: list[str]) -> None:
+    def __init__(self, events: list[str], times: int = 1000) -> None:
         super().__init__(
-            FakeLeadership(events), connection=None, workers=None, reaper=FakeReaper(events), reconciler=None
+            FakeLeadership(events, times), connection=None, workers=None, reaper=FakeReaper(events), reconciler=None
         )
         self.events = events
 
@@ -55,3 +61,26 @@ async def test_a_new_leader_lets_workers_renew_first_and_a_broken_one_gives_the_
     with pytest.raises(Broken):
         await Rounds(events).run()
     assert events == ["hold off", "round", "released"]
+
+
+class Long(Rounds):
+    """A round that ends only when it is cancelled."""
+
+    async def once(self) -> None:
+        self.events.append("round")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.events.append("cancelled")
+
+
+async def test_a_long_round_keeps_the_lock_and_ends_when_another_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcube.proc.leader.RENEW_EVERY_S", 0)
+    events: list[str] = []
+    leader = Long(events, times=3)
+    leading = asyncio.create_task(leader.run())
+    while "cancelled" not in events:
+        await asyncio.sleep(0)
+    leading.cancel()
+    await asyncio.gather(leading, return_exceptions=True)
+    assert events == ["hold off", "round", "cancelled", "released"]
