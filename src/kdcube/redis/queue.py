@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,12 @@ class ClassShare:
 
     weight: float
     share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"weight must be above 0 and finite, not {self.weight}: a class without it is never served")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must be above 0 and at most 1, not {self.share}: it is a part of all slots")
 
 
 DEFAULT_SHARES: Mapping[UserType, ClassShare] = {
