@@ -83,7 +83,8 @@ class StoreServer:
 
 
 @contextmanager
-def _valkey(folder: Path, binary: str | None = None) -> Iterator[StoreServer]:
+def open_valkey(folder: Path, binary: str | None = None) -> Iterator[StoreServer]:
+    """One more Valkey, or another server of its kind."""
     port = free_port()
     program = valkey_program(folder, port, binary)
     url = f"redis://127.0.0.1:{port}/0"
@@ -109,7 +110,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
-    with _valkey(tmp_path_factory.mktemp("valkey")) as server:
+    with open_valkey(tmp_path_factory.mktemp("valkey")) as server:
         yield server
 
 
@@ -124,7 +125,7 @@ def redis7_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSer
     binary = shutil.which("redis-server")
     if binary is None:
         pytest.fail("redis-server is not installed: run the tests by `make test`, or apt-get install redis-server")
-    with _valkey(tmp_path_factory.mktemp("redis7"), binary) as server:
+    with open_valkey(tmp_path_factory.mktemp("redis7"), binary) as server:
         yield server
 
 
