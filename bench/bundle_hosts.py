@@ -1,29 +1,41 @@
-"""CPU time of proc and of a bundle host for each delta and for each short turn, through one host.
-
-python bench/bundle_hosts.py
-"""
+"""CPU time of proc and of a bundle host for each delta and for each short turn, through one host."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
+from bench.alone import run_alone
+from bench.cpu import process_cpu_s
+from bench.report import Bench, Effort, Section, Spread, Table, spread
+from bench.turn_envelopes import envelope
 from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.proc.bundles.host import RunningTurn
 from kdcube.proc.bundles.jobs import Completed, Delta, Emit, TurnJob
 from kdcube.proc.bundles.pool import HostPool, open_host_pool
-from kdcube.protocol.ids import new_id
-from kdcube.protocol.turns import TurnEnvelope, UserType
 
-CREDIT_EVERY_BYTES = 16_384
+AT_ONCE = 16
+_CREDIT_EVERY_BYTES = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """CPU microseconds for each unit."""
+
+    proc_us: Spread
+    host_us: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class BundleHosts:
+    delta: Part
+    turn: Part
+    """Of 20 deltas."""
 
 
 class Sink:
@@ -31,14 +43,12 @@ class Sink:
 
     def __init__(self) -> None:
         self.running: RunningTurn | None = None
-        self.events = 0
         self._text_bytes = 0
 
     def emit(self, frame: Emit) -> None:
-        self.events += 1
         if isinstance(frame, Delta):
             self._text_bytes += frame.n_bytes
-            if self._text_bytes >= CREDIT_EVERY_BYTES and self.running is not None:
+            if self._text_bytes >= _CREDIT_EVERY_BYTES and self.running is not None:
                 self.running.credit(self._text_bytes)
                 self._text_bytes = 0
 
@@ -46,68 +56,57 @@ class Sink:
         return set(steer_ids)
 
 
-async def turn(pool: HostPool, orders: dict[str, Any]) -> int:
-    """Runs a turn of the echo bundle; how many events it said."""
-    envelope = TurnEnvelope(
-        turn_id=new_id(),
-        client_turn_id="bench",
-        tenant="bench",
-        project="bench",
-        user_id="bench",
-        user_type=UserType.REGISTERED,
-        session_id="bench",
-        request_id="bench",
-        conversation_id="bench",
-        bundle_id="echo@1.0.0",
-        text="",
-        content_hash="",
-        payload={"echo": orders},
-    )
-    sink = Sink()
-    sink.running = await pool.start(TurnJob(envelope, attempt=1), sink)
-    outcome = await sink.running.outcome
-    assert outcome == Completed(), outcome
-    return sink.events
-
-
-def cpu_s(pid: int) -> float:
-    """CPU time of a process, in steps of a clock tick."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-async def measure(name: str, host: int, units: int, work: Callable[[], Awaitable[None]]) -> None:
-    """Prints the CPU time for each unit, in microseconds, on both sides of the wire."""
-    proc_before, host_before, began = time.process_time(), cpu_s(host), time.perf_counter()
-    await work()
-    took = time.perf_counter() - began
-    proc_us = (time.process_time() - proc_before) / units * 1e6
-    host_us = (cpu_s(host) - host_before) / units * 1e6
-    print(f"{name:24} proc {proc_us:7.2f} us   host {host_us:7.2f} us   {units / took:10,.0f}/s")
-
-
-async def main() -> None:
+async def measure(effort: Effort) -> BundleHosts:
     registry = BundleRegistry(
         bundles={"echo@1.0.0": BundleEntry(id="echo@1.0.0", path=str(resources.files("kdcube") / "echo"))}
     )
+    deltas, turns = effort.of(8_000, 500), effort.of(125, 10)
+    by_delta, by_turn = [], []
     with tempfile.TemporaryDirectory() as run_dir:
         async with open_host_pool(registry, slots=64, group_size=64, run_dir=Path(run_dir)) as pool:
             (host,) = pool.status()[0].host_pids
+            await _cost(pool, host, {"deltas": 20, "text_bytes": 8}, 20, 1)  # warm
+            for _ in range(effort.of(5, 1)):
+                by_delta.append(await _cost(pool, host, {"deltas": deltas, "text_bytes": 8}, 1, deltas))
+                by_turn.append(await _cost(pool, host, {"deltas": 20, "text_bytes": 8}, turns, 1))
+    return BundleHosts(*(Part(*map(spread, zip(*figures, strict=True))) for figures in (by_delta, by_turn)))
 
-            async def long_turns() -> None:
-                await asyncio.gather(*(turn(pool, {"deltas": 20_000, "text_bytes": 8}) for _ in range(16)))
 
-            async def short_turns() -> None:
-                async def one_after_another() -> None:
-                    for _ in range(250):
-                        await turn(pool, {"deltas": 20, "text_bytes": 8})
+async def _cost(
+    pool: HostPool, host: int, orders: dict[str, Any], turns: int, units_per_turn: int
+) -> tuple[float, float]:
+    """(proc, host) CPU microseconds a unit, over 16 times so many turns."""
 
-                await asyncio.gather(*(one_after_another() for _ in range(16)))
+    async def one_after_another() -> None:
+        for _ in range(turns):
+            sink = Sink()
+            sink.running = await pool.start(TurnJob(envelope(payload={"echo": orders}), attempt=1), sink)
+            outcome = await sink.running.outcome
+            assert outcome == Completed(), outcome
 
-            await short_turns()  # warm
-            await measure("delta", host, 16 * 20_000, long_turns)
-            await measure("turn of 20 deltas", host, 16 * 250, short_turns)
+    proc_s, host_s = time.process_time(), process_cpu_s(host)
+    await asyncio.gather(*(one_after_another() for _ in range(AT_ONCE)))
+    units = AT_ONCE * turns * units_per_turn
+    return (time.process_time() - proc_s) / units * 1e6, (process_cpu_s(host) - host_s) / units * 1e6
 
+
+def section(result: BundleHosts) -> Section:
+    return Section(
+        title="Bundle hosts",
+        how=f"Proc's side and the host's side of the socket between them, {AT_ONCE} turns at once in one host.",
+        tables=(
+            Table(
+                ("CPU µs", "proc", "bundle host"),
+                [
+                    ["a delta", str(result.delta.proc_us), str(result.delta.host_us)],
+                    ["a turn of 20 deltas", str(result.turn.proc_us), str(result.turn.host_us)],
+                ],
+            ),
+        ),
+    )
+
+
+BENCH = Bench("bundle_hosts", BundleHosts, measure, section)
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    run_alone(BENCH)

@@ -1,0 +1,59 @@
+"""CPU time of processes, to the nanosecond, from outside."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+OWN = "load generator"
+"""The bench's own process, as a component."""
+
+
+def process_cpu_s(pid: int) -> float:
+    """CPU seconds that the living threads of a process have used; 0 when it is gone."""
+    used_ns = 0
+    for schedstat in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError):
+            used_ns += int(schedstat.read_text().split(maxsplit=1)[0])
+    return used_ns / 1e9
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    with suppress(psutil.NoSuchProcess):
+        return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """CPU seconds so far by component, and the moment."""
+
+    at: float
+    used_s: Mapping[str, float]
+
+
+class CpuMeter:
+    """CPU time of ``components`` (names and the processes that belong to them) and of this process."""
+
+    def __init__(self, components: Mapping[str, Sequence[int]]) -> None:
+        self._components = components
+
+    def read(self) -> Reading:
+        used = {name: sum(map(process_cpu_s, pids)) for name, pids in self._components.items()}
+        return Reading(time.perf_counter(), {**used, OWN: time.process_time()})
+
+
+def per_unit_us(before: Reading, after: Reading, units: float) -> dict[str, float]:
+    """CPU microseconds for each unit of work between two readings, by component."""
+    return {name: (after.used_s[name] - used) / units * 1e6 for name, used in before.used_s.items()}
+
+
+def cores_used(before: Reading, after: Reading) -> float:
+    """How many cores were busy with this work, on average."""
+    return (sum(after.used_s.values()) - sum(before.used_s.values())) / (after.at - before.at)

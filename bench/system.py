@@ -1,0 +1,89 @@
+"""A whole system of the bench's own, as ``kdcube up`` starts it, in a temporary folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.cpu import CpuMeter, tree
+from kdcube.local.ports import free_port
+from kdcube.local.state import read_state
+
+KDCUBE = (sys.executable, "-m", "kdcube.cli.main")
+BUNDLE = Path(__file__).parent / "bundle"
+SLOTS = 64
+GATEWAY = {
+    "tenant": "bench",
+    "project": "main",
+    "rate_limits": {"anonymous": {"hourly": -1, "burst": -1}},
+    "backpressure": {"queue_depth_multiplier": 1000},
+    "limits": {"max_queue_size": 1_000_000, "max_live_turns_per_user": 1_000_000},
+}
+"""The default configuration, but for what would refuse a load test."""
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """A running system."""
+
+    home: Path
+    env: dict[str, str]
+
+    @property
+    def ingress(self) -> list[tuple[str, int]]:
+        """Host and port of each ingress process."""
+        port = int(self.env["KDCUBE_PORT"])
+        return [("127.0.0.1", port), ("127.0.0.1", port + 1)]
+
+    @property
+    def valkey_port(self) -> int:
+        return int(self.env["KDCUBE_PORT"]) + 90
+
+    def meter(self) -> CpuMeter:
+        """By component; a process that is started later does not count."""
+        state = read_state(self.home / "state.json")
+        assert state is not None
+        pids: dict[str, list[int]] = {}
+        for service in state.services:
+            own, *children = tree(service.process.pid)
+            if service.name == "proc":
+                pids.setdefault("proc", []).append(own)
+                pids.setdefault("bundle hosts", []).extend(children)
+            else:
+                pids.setdefault(service.name, []).extend([own, *children])
+        return CpuMeter(pids)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """For ``kdcube`` with a home in ``folder``, on ports that are free."""
+    return {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "KDCUBE_HOME": str(folder / "home"),
+        "KDCUBE_PORT": str(free_port(1, 10, 90, 91)),
+        "GATEWAY_CONFIG_JSON": json.dumps(GATEWAY),
+    }
+
+
+def kdcube(env: dict[str, str], *args: str) -> None:
+    """Raises CalledProcessError, with what the command said on its own standard error."""
+    subprocess.run([*KDCUBE, *args], env=env, check=True, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def running_system() -> Iterator[System]:
+    """Two ingress processes, one proc with 64 slots, the bench bundle as the default one."""
+    with tempfile.TemporaryDirectory(prefix="kdcube-bench-") as folder:
+        env = environment(Path(folder))
+        kdcube(env, "up", "--detach", "--slots", str(SLOTS), "--bundle", str(BUNDLE))
+        try:
+            yield System(Path(env["KDCUBE_HOME"]), env)
+        finally:
+            kdcube(env, "down")
