@@ -6,6 +6,7 @@ Separators in Valkey's ordered members are control characters, so no identifier 
 from __future__ import annotations
 
 import re
+import secrets
 import uuid
 
 from kdcube.protocol.errors import InvalidInput
@@ -20,7 +21,7 @@ USER_ID_MAX_CHARS = 256
 
 def new_id() -> str:
     """A random identifier: 32 hexadecimal digits."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def turn_id_for(tenant: str, project: str, user_id: str, key: str | None) -> str:

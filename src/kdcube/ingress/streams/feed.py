@@ -57,15 +57,26 @@ class UserFeed:
         self.look_again = False
         self.heard_at = 0.0
         self._recent: deque[Entry] = deque(maxlen=_RECENT_EVENTS)
+        self._unstarted: set[str] = set()
+        """Turns that were accepted and of which nothing was said since."""
 
     def begin(self, life: FeedLife) -> None:
         self.life = life
         self.tail = life.tail
         self._recent.clear()
+        self._unstarted.clear()
 
     def append(self, offset: int, event: dict[str, Any]) -> None:
         self._recent.append((offset, event))
         self.tail = offset
+        if event["type"] == "turn.accepted":
+            self._unstarted.add(event["turn_id"])
+        else:
+            self._unstarted.discard(event.get("turn_id", ""))
+
+    def waits_in(self, turn_id: str) -> int | None:
+        """The epoch in which the turn waits; None unless it is sure that it has not started as far as was heard."""
+        return self.epoch if turn_id in self._unstarted and self.synced and not self.looking else None
 
     def recent(self, after: int) -> list[Entry] | None:
         """The events behind ``after``; None when memory does not reach back so far."""

@@ -8,7 +8,7 @@ seconds, so that a lost last message hangs nobody (rule 22). What Valkey no long
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 
@@ -63,12 +63,18 @@ class LogHub:
 
     # --- following
 
-    def follow(self, turn_id: str, follower: Follower, *, after: int = 0) -> TurnLog:
-        """The log of a turn; ``follower`` is woken whenever it has more. ``after`` is where it is likely to start."""
+    def follow(
+        self, turn_id: str, follower: Follower, *, after: int = 0, waits_in: Callable[[str], int | None] | None = None
+    ) -> TurnLog:
+        """The log of a turn; ``follower`` is woken whenever it has more. ``after`` is where it is likely to start.
+
+        ``waits_in`` says of a turn that has surely not started the epoch in which it waits.
+        """
         log = self._logs.get(turn_id)
         if log is None:
             log = self._logs[turn_id] = TurnLog(turn_id, self._settings.recent_bytes, hint=after)
             log.heard_at = self._now
+            log.waits_in = waits_in
             listener = self._listeners[turn_id] = partial(self._hear, log)
             self._channels.subscribe(self._keys.log_channel(turn_id), listener)
         log.followers[follower] = None
@@ -101,7 +107,13 @@ class LogHub:
 
     def _hear(self, log: TurnLog, payload: bytes | None) -> None:
         if payload is None:
-            self.look(log)
+            epoch = log.waits_in and log.waits_in(log.turn_id)
+            log.waits_in = None
+            if epoch and not log.looking:  # the feed, on the same socket, tells of a start: all of the log is to come
+                self._wait(log, epoch)
+                log.wake()
+            else:
+                self.look(log)
             return
         if log.closed:
             return
@@ -181,12 +193,16 @@ class LogHub:
         if page.exists:
             return self._take(log, page, life, tail)
         if page.known:
-            if life.order != (page.epoch, 0):
-                log.begin(Life(page.epoch, 0))
-            log.waiting = log.synced = True
+            self._wait(log, page.epoch)
         else:
             log.synced = False  # accepted, but not in the working state (yet): seen again when it has been silent long
         return False
+
+    def _wait(self, log: TurnLog, epoch: int) -> None:
+        """The turn is in the queue and has no log yet."""
+        if log.life.order != (epoch, 0):
+            log.begin(Life(epoch, 0))
+        log.waiting = log.synced = True
 
     def _take(self, log: TurnLog, page: LogPage, life: Life, tail: int) -> bool:
         """Joins a page that was asked for when the log stood at ``tail`` of ``life``. True: read on."""

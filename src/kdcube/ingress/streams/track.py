@@ -51,6 +51,7 @@ class Track:
         notify: Callable[[Track], None],
         settings: StreamSettings,
         clock: Clock,
+        waits_in: Callable[[str], int | None] | None = None,
     ) -> None:
         self.turn_id = turn_id
         self.offset = place.offset
@@ -76,7 +77,7 @@ class Track:
         """Lines of the joined life behind ``_page_after``: what a reader that is far behind holds."""
         self._page_after = 0
         self._position: QueuePosition | None = None
-        self.log = hub.follow(turn_id, self, after=place.offset)
+        self.log = hub.follow(turn_id, self, after=place.offset, waits_in=waits_in)
 
     def close(self) -> None:
         self._hub.unfollow(self.log, self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -77,6 +77,8 @@ class TurnLog:
         self.looks = 0
         """Readings that are over. One that is asked for now ends later, and has seen what is there now."""
         self.heard_at = 0.0
+        self.waits_in: Callable[[str], int | None] | None = None
+        """Until the log's channel is heard, see LogHub.follow."""
         self._recent_bytes = recent_bytes
         self._base = hint
         self._lines: list[bytes] = []

@@ -166,6 +166,7 @@ class UserStream:
             notify=self._track_awake,
             settings=self._settings,
             clock=self._clock,
+            waits_in=self._feed and self._feed.waits_in,
         )
         self._awake[track] = None
         self._mover = None

@@ -7,7 +7,7 @@ import random
 
 import pytest
 from starlette.requests import ClientDisconnect
-from tests.unit.ingress.streams.fakes import Feed, completed, delta, stored
+from tests.unit.ingress.streams.fakes import KEYS, Feed, completed, delta, stored
 from tests.unit.ingress.streams.harness import Reader, caller, read_user, request, spin, views
 
 from kdcube.ingress.errors import Unavailable
@@ -106,6 +106,54 @@ async def test_ready_then_a_turn_from_its_acceptance_to_its_end(site, streams, a
     await reader.leave()
     assert streams.count == len(streams._feed_hub) == 0
     assert site.valkey.channels[0].listeners == {}
+
+
+async def test_a_turn_that_begins_under_the_streams_eyes_is_heard_and_never_read(site, streams, author):
+    author.whole()  # a user without a feed has it read first
+    reader = await read_user(streams)
+    await spin()
+    turn = author.accept()
+    await spin()
+    author.start(turn)
+    author.say(turn, "a", "b")
+    author.end(turn)
+    await reader.until(lambda events: len(states(events)) == 3)
+    assert site.valkey.reads == 0
+    assert views(reader.events)[turn].text == {"answer": "ab"}
+    await reader.leave()
+
+
+async def test_a_turn_that_starts_before_its_channel_is_heard_is_read(site, streams, author):
+    author.whole()  # a user without a feed has it read first
+    reader = await read_user(streams)
+    await spin()
+    turn = author.accept()
+    author.start(turn)  # the feed says so before the log's channel is confirmed
+    await spin()
+    assert site.valkey.reads == 1
+    author.say(turn, "a")
+    author.end(turn)
+    await reader.until(lambda events: len(states(events)) == 3)
+    assert views(reader.events)[turn].text == {"answer": "a"}
+    await reader.leave()
+
+
+async def test_a_feed_that_may_have_missed_something_says_of_no_turn_that_it_waits(site, streams, author):
+    author.whole()  # a user without a feed has it read first
+    reader = await read_user(streams)
+    await spin()
+    turn = author.accept()
+    site.valkey.gate = []
+    site.valkey.channels[0].receive(KEYS.feed_channel("ada"), None)  # subscribed anew
+    await spin()
+    assert site.valkey.reads == 1
+    replies, site.valkey.gate = site.valkey.gate, None
+    for reply in replies:
+        reply.set_result(None)
+    author.start(turn)
+    author.end(turn)
+    await reader.until(lambda events: len(states(events)) == 3)
+    await reader.leave()
 
 
 async def test_live_turns_are_replayed_without_a_cursor(site, streams, author):
