@@ -518,6 +518,23 @@ async def test_a_steer_that_was_applied_and_never_taken_is_shown_as_the_turn_tha
     await reader.leave()
 
 
+async def test_an_end_that_the_feed_tells_again_is_told_once(site, streams, author):
+    reader = await read_user(streams)
+    await spin()
+    turn = author.whole()
+    await spin()
+    site.feeds.turn("ada", "turn.ended", turn, state=TurnState.COMPLETED)
+    after = author.whole()
+    events = await reader.until(lambda events: states(events).count(("idle", "completed")) == 2)
+    assert [
+        e.data["data"]["task_id"] for e in events if e.name == "conv_status" and "completion" in e.data["data"]
+    ] == [
+        turn,
+        after,
+    ]
+    await reader.leave()
+
+
 async def test_a_question_for_a_conversations_status_is_answered_on_the_stream(site, streams):
     reader = await read_user(streams)
     await spin()
