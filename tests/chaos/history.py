@@ -97,7 +97,17 @@ class History:
     def check(self) -> None:
         """Fails with everything that is wrong."""
         found = self.violations()
-        assert not found, "\n".join(["the history breaks promises:", *found])
+        about = [turn for turn in self.stored if any(turn in wrong for wrong in found)]
+        assert not found, "\n".join(["the history breaks promises:", *found, *self._story(about)])
+
+    def _story(self, turns: Sequence[str]) -> Iterator[str]:
+        """All that is known of these turns."""
+        for turn in turns:
+            yield f"{turn} is stored as {self.stored[turn]}"
+            yield f"{turn} ran as {[run for run in self.ran if run.turn == turn]}"
+            for name, events in self.views.items():
+                if saw := [_brief(event) for event in events if event.turn == turn]:
+                    yield f"{name} saw of {turn}: {' '.join(saw)}"
 
     # --- parts of the proof
 
@@ -174,6 +184,11 @@ class History:
             if other is not None and (other.turn, other.attempt) in ended:  # one without an end died with its process
                 yield f"{run.turn} ran beside {other.turn} in {conversation}"
             running[conversation] = run
+
+
+def _brief(event: Event) -> str:
+    place = "" if event.offset is None else f"@{event.data['incarnation']}.{event.offset}"
+    return f"{event.name}{place}({event.turn_state or event.data.get('attempt', '')})"
 
 
 class _Reader:

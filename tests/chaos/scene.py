@@ -16,7 +16,7 @@ from tests.e2e.conftest import Stack
 
 from kdcube.protocol.ids import new_id
 
-_PATIENCE_S = 90.0
+PATIENCE_S = 90.0
 """More than a lease and the pause of the reaper behind it, on a machine that has other things to do."""
 _AGAIN_S = 0.1
 
@@ -24,10 +24,11 @@ _AGAIN_S = 0.1
 class Scene:
     """``at``, everywhere, is the ingress process that is asked first."""
 
-    def __init__(self, stack: Stack, client: Client, folder: Path) -> None:
+    def __init__(self, stack: Stack, client: Client, folder: Path, patience_s: float = PATIENCE_S) -> None:
         self.stack = stack
         self.client = client
         self.history = History()
+        self._patience_s = patience_s
         self.record = folder / f"ran-{new_id()}"
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._watching: asyncio.Task[None] | None = None
@@ -41,7 +42,7 @@ class Scene:
         key = f"{text}-{new_id()}".replace(" ", "-")
         send = Send(key, conversation, text)
         self.history.sends.append(send)
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(self._patience_s):
             while True:
                 try:
                     response = await self.client.send(text, at=at, key=key, conversation_id=conversation, **message)
@@ -59,12 +60,24 @@ class Scene:
         assert send.task_id is not None, f"refused: {send.refused}"
         return send.task_id
 
-    async def watch(self, *, at: int = 0, patience_s: float = _PATIENCE_S) -> None:
+    async def cancel(self, turn: str, *, at: int = 0) -> None:
+        """Again and again until it is heard."""
+        async with asyncio.timeout(self._patience_s):
+            while True:
+                try:
+                    response = await self.client.ask("POST", "/sse/cancel", at=at, json={"turn_id": turn})
+                    if response.status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                at += 1
+                await asyncio.sleep(_AGAIN_S)
+
+    async def watch(self, *, at: int = 0) -> None:
         """Reads the user's stream from now on, wherever it leads."""
         seen = self.history.view("user")
-        async with self.client.user_stream(at=at) as stream:
-            seen.append(await stream.until(lambda event: event.name == "ready"))
-        reading = self.client.follow("/sse/stream", seen, is_mark, at=at, patience_s=patience_s)
+        await self.client.follow("/sse/stream", seen, lambda event: event.name == "ready", at=at)
+        reading = self.client.follow("/sse/stream", seen, is_mark, at=at, patience_s=self._patience_s)
         self._watching = asyncio.create_task(reading)
 
     async def follow(
@@ -78,11 +91,15 @@ class Scene:
                 enough.set()
             return event.ends_turn
 
-        reading = self.client.follow(f"/turns/{turn}/stream", seen, look, at=at, cut=cut, patience_s=_PATIENCE_S)
+        reading = self.client.follow(f"/turns/{turn}/stream", seen, look, at=at, cut=cut, patience_s=self._patience_s)
         self._tasks[f"{turn} {at}"] = asyncio.create_task(reading)
         if deltas:
-            async with asyncio.timeout(_PATIENCE_S):
+            async with asyncio.timeout(self._patience_s):
                 await enough.wait()
+
+    async def read(self, turn: str, *, at: int = 0) -> None:
+        """Wait until what ``follow`` has begun has brought the turn's end."""
+        await self._tasks[f"{turn} {at}"]
 
     @property
     def unfinished(self) -> list[asyncio.Task[None]]:

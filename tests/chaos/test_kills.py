@@ -7,12 +7,23 @@ import os
 import signal
 
 import pytest
-from tests.chaos.conftest import BUNDLE, POINTS, REPEATABLE
+from tests.chaos.conftest import BUNDLE, REPEATABLE
 from tests.e2e.client import answer, logged
 
 pytestmark = pytest.mark.anyio
 
 WORDS = "one two three four five"
+OF_EVERY_TURN = (
+    "proc.start.before",
+    "proc.start.after",
+    "proc.open.before",
+    "proc.open.after",
+    "proc.finish.before",
+    "proc.finish.after",
+    "proc.close.before",
+    "proc.close.after",
+)
+"""In their order."""
 
 
 async def test_ingress_in_mid_stream(scene, conversation, gate):
@@ -29,20 +40,20 @@ async def test_ingress_in_mid_stream(scene, conversation, gate):
 
 
 @pytest.mark.parametrize("step", ["ingress.accept.admitted", "ingress.accept.committed"])
-async def test_ingress_before_it_could_answer(scene, conversation, points, step):
+async def test_ingress_before_it_could_answer(scene, conversation, steps, step):
     """The client sends again, with the same key, to the other process: it is one turn."""
     await scene.watch(at=1)
-    points[step].close()
+    steps[step].close()
     sending = asyncio.create_task(scene.sent(WORDS, conversation))
-    await points[step].reached()
+    await steps[step].reached()
     await scene.kill("ingress-0")
-    points[step].open()
+    steps[step].open()
     turn = await sending
     assert list(await scene.settled()) == [turn]
     assert scene.end(turn) == "completed"
 
 
-async def test_proc_at_every_step_of_a_turn(enter, conversation, gate, points):
+async def test_proc_at_every_step_of_a_turn(enter, conversation, gate, steps):
     """One turn at each step, one in the middle of its answer, one behind it: before START they run later, from the
     moment when the bundle may have begun they are interrupted, or run again where the bundle allows it; from their
     commit on they are what was committed."""
@@ -58,13 +69,13 @@ async def test_proc_at_every_step_of_a_turn(enter, conversation, gate, points):
     await other.follow(repeated, deltas=3)
     other.history.repeatable.add(repeated)
     at: dict[str, str] = {}
-    for number, step in enumerate(reversed([point for point in POINTS if point.startswith("proc.")])):
-        points[step].close()  # what comes after this one waits at an earlier step
+    for number, step in enumerate(reversed(OF_EVERY_TURN)):
+        steps[step].close()  # what comes after this one waits at an earlier step
         at[step] = await (scene, other)[number % 2].sent(WORDS, f"{conversation}-{number}", at=number)
-        await points[step].reached()
+        await steps[step].reached()
     await scene.kill("proc-0")
-    for point in points.values():
-        point.open()
+    for step in steps.values():
+        step.open()
     await scene.healed()
     gate.open()
     stored = {**await scene.settled(), **await other.settled()}
@@ -126,16 +137,16 @@ async def test_a_bundle_host_whose_bundle_allows_a_second_attempt(scene, convers
     assert [(start["attempt"], start.get("supersedes")) for start in starts] == [(1, None), (2, 1)]
 
 
-async def test_a_bundle_host_before_a_turn_reaches_it(scene, conversation, points):
+async def test_a_bundle_host_before_a_turn_reaches_it(scene, conversation, steps):
     """Nothing of the turn has run: it waits for the next host."""
-    points["proc.open.after"].close()
+    steps["proc.open.after"].close()
     turn = await scene.sent(WORDS, conversation)
-    await points["proc.open.after"].reached()
+    await steps["proc.open.after"].reached()
     dead = await kill_hosts(scene, BUNDLE)
     for _ in await asyncio.to_thread(scene.stack.attempts, "the hosts are missed"):
         if not dead & {*await asyncio.to_thread(scene.stack.host_pids, BUNDLE)}:
             break
-    points["proc.open.after"].open()
+    steps["proc.open.after"].open()
     stored = await scene.settled()
     assert (stored[turn]["state"], stored[turn]["attempt"]) == ("completed", 1)
 

@@ -50,10 +50,7 @@ class Orders(msgspec.Struct, forbid_unknown_fields=True):
 @bundle.on_message
 async def echo(turn: Turn) -> None:
     orders = read_orders(turn.payload)
-    if orders.hold_gil_s:
-        hold_gil(orders.hold_gil_s)
-    if orders.block_s:
-        time.sleep(orders.block_s)  # noqa: ASYNC251 - on purpose
+    stop_others(orders)
     sent = 0
     for text in texts(turn.text, orders):
         await crash_if_due(orders, sent)
@@ -123,6 +120,14 @@ async def crash_if_due(orders: Orders, sent: int) -> None:
     if orders.crash_after is not None and sent >= orders.crash_after:
         await asyncio.sleep(0.05)  # what was sent before leaves the process first
         os._exit(70)
+
+
+def stop_others(orders: Orders) -> None:
+    """Lets nothing else run in this process for as long as it is told to."""
+    if orders.hold_gil_s:
+        hold_gil(orders.hold_gil_s)
+    if orders.block_s:
+        time.sleep(orders.block_s)
 
 
 def hold_gil(seconds: float) -> None:

@@ -1,11 +1,13 @@
 """The bundle of these tests: echoes as the echo bundle does, waits where a test holds it, and writes down what ran.
 
 ``message.payload`` has ``echo``, with the echo bundle's orders ``deltas``, ``delay_ms``, ``text_bytes``, ``fail`` and
-``crash_after``, and ``trial``, an object with any of:
+``crash_after``, ``block_s`` and ``hold_gil_s``, and ``trial``, an object with any of:
 
 - ``hold``: a file; the bundle waits until it exists
 - ``hold_after``: how many deltas are sent before it waits (default 1)
+- ``stubborn``: a cancel does not end it while it waits for the file
 - ``deaf``: messages that come while it runs are left in the inbox
+- ``hasty``: as ``deaf``, but the first message ends the wait, and is asked for without waiting for it
 - ``record``: a file that gets a line ``begin <turn> <attempt>``, and one ``end <turn> <attempt>`` however it ends,
   unless the process dies
 """
@@ -17,10 +19,12 @@ from pathlib import Path
 
 import msgspec
 
-from kdcube.echo.bundle import crash_if_due, pause, read_orders, take_steers, texts
+from kdcube.echo.bundle import crash_if_due, pause, read_orders, stop_others, take_steers, texts
 from kdcube.sdk import Bundle, BundleError, Turn
 
 bundle = Bundle("trial@1.0.0")
+repeatable = Bundle("repeatable@1.0.0", max_attempts=2)
+"""The same, as one that allows a second attempt."""
 
 _POLL_S = 0.01
 
@@ -28,10 +32,13 @@ _POLL_S = 0.01
 class Trial(msgspec.Struct, forbid_unknown_fields=True):
     hold: str | None = None
     hold_after: int = 1
+    stubborn: bool = False
     deaf: bool = False
+    hasty: bool = False
     record: str | None = None
 
 
+@repeatable.on_message
 @bundle.on_message
 async def answer(turn: Turn) -> None:
     trial = msgspec.convert(turn.payload.get("trial", {}), Trial)
@@ -44,13 +51,18 @@ async def answer(turn: Turn) -> None:
 
 async def run(turn: Turn, trial: Trial) -> None:
     orders = read_orders(turn.payload)
+    stop_others(orders)
     sent = 0
     for text in texts(turn.text, orders):
         await crash_if_due(orders, sent)
         if sent == trial.hold_after:
             await held(turn, trial)
         if sent and orders.delay_ms:
-            await (asyncio.sleep(orders.delay_ms / 1000) if trial.deaf else pause(turn, orders.delay_ms / 1000))
+            await (
+                asyncio.sleep(orders.delay_ms / 1000)
+                if trial.deaf or trial.hasty
+                else pause(turn, orders.delay_ms / 1000)
+            )
         await listen(turn, trial)
         await turn.delta(text)
         sent += 1
@@ -64,12 +76,21 @@ async def run(turn: Turn, trial: Trial) -> None:
 
 async def held(turn: Turn, trial: Trial) -> None:
     while trial.hold is not None and not Path(trial.hold).exists():
-        await listen(turn, trial)
-        await asyncio.sleep(_POLL_S)
+        if trial.hasty and len(turn.inbox):
+            taking = asyncio.ensure_future(turn.inbox.poll())
+            await asyncio.sleep(0)
+            taking.cancel()
+            return
+        try:
+            await listen(turn, trial)
+            await asyncio.sleep(_POLL_S)
+        except asyncio.CancelledError:
+            if not trial.stubborn:
+                raise
 
 
 async def listen(turn: Turn, trial: Trial) -> None:
-    if not trial.deaf:
+    if not (trial.deaf or trial.hasty):
         await take_steers(turn)
 
 
