@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from kdcube.protocol.cursors import Position
 from kdcube.protocol.turns import ENVELOPE_VERSION, TurnEnvelope, TurnState, UserType, decode_envelope
 from kdcube.redis.admission import state_of
 from kdcube.redis.connection import Connection
@@ -41,7 +42,7 @@ class ClassShare:
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
-            raise ValueError(f"weight must be above 0 and finite, not {self.weight}: a class without it is never served")
+            raise ValueError(f"weight must be above 0 and finite, not {self.weight}: else a class is never served")
         if not 0 < self.share <= 1:
             raise ValueError(f"share must be above 0 and at most 1, not {self.share}: it is a part of all slots")
 
@@ -208,11 +209,13 @@ class Queue:
         line: bytes,
         discarded: Sequence[str] = (),
         host_lives: bool = False,
+        said: Position | None = None,
     ) -> bool:
         """Closes the log with its terminal ``line`` and moves everything on, after PostgreSQL committed the end.
 
         ``claim_id`` None: whoever holds the turn, because PostgreSQL is terminal. ``discarded``: steers that ended with
-        it; every other steer becomes a turn. ``host_lives``: the conversation stays busy until ``exited``.
+        it; every other steer becomes a turn. ``host_lives``: the conversation stays busy until ``exited``. ``said``:
+        where the log must end to say what PostgreSQL has; one that ends elsewhere goes away, the stored turn says all.
         False when the claim is not the current one; True also when the turn is gone already.
         """
         keys = self._keys
@@ -250,6 +253,7 @@ class Queue:
                 LOG_TTL_S * 1000,
                 DONE_TTL_S * 1000,
                 int(host_lives),
+                f"{said.incarnation} {said.offset}" if said else "",
                 *discarded,
             ],
         )
