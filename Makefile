@@ -33,8 +33,8 @@ test-engine: $(READY) ## tests on a container engine
 	@if ls tests/engine/test_*.py >/dev/null 2>&1; then .venv/bin/pytest tests/engine; \
 	else echo "test-engine: there are no tests on a container engine yet"; fi
 
-bench: $(READY) ## figures of this system
-	.venv/bin/python -m bench
+bench: $(READY) ## figures of this system, a report in bench/results (BENCH_ARGS="--quick --only streams", "--publish")
+	.venv/bin/python -m bench $(BENCH_ARGS)
 
 clean: ## remove what was set up (not the data in .kdcube)
 	rm -rf .venv .tools

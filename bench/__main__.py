@@ -1,46 +1,109 @@
-"""``python -m bench``: runs every bench beside this file; those of Valkey get the URL of an embedded one.
+"""``python -m bench``: measures everything and writes a report in JSON and Markdown with plots to bench/results/.
 
-Figures for people; they pass or fail nothing. Each bench is a program by itself too (``python -m bench.NAME``).
+Figures for people; they pass or fail nothing, but a bench that sees the system do wrong stops. ``--publish`` puts the
+last report into docs/performance.md instead of measuring. Each bench is a program too (``python -m bench.NAME``).
 """
 
 from __future__ import annotations
 
-import subprocess
+import argparse
+import gc
+import shutil
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from kdcube.local import process
-from kdcube.local.ports import free_port
-from kdcube.local.valkey import STOP_SIGNAL, answers, valkey_program
+import msgspec
+import uvloop
+from bench import (
+    admissions,
+    bundle_hosts,
+    commits,
+    idle_streams,
+    latency,
+    profile,
+    redis_connection,
+    settling,
+    startup,
+    streams,
+    turns,
+)
+from bench.machine import this_machine
+from bench.markdown import machine_text, section_text
+from bench.plots import draw
+from bench.publishing import publish
+from bench.report import Bench, Effort, Report
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
+PAGE = ROOT / "docs" / "performance.md"
+BENCHES: tuple[Bench, ...] = tuple(
+    module.BENCH
+    for module in (
+        turns,
+        latency,
+        profile,
+        streams,
+        idle_streams,
+        admissions,
+        settling,
+        commits,
+        bundle_hosts,
+        redis_connection,
+        startup,
+    )
+)
 
 
 def main() -> int:
-    benches = [file for file in sorted(Path(__file__).parent.glob("*.py")) if not file.name.startswith("_")]
-    with tempfile.TemporaryDirectory() as folder:
-        port = free_port()
-        url = f"redis://127.0.0.1:{port}/0"
-        server = process.start(valkey_program(Path(folder), port))
-        try:
-            while not answers(port):
-                time.sleep(0.02)
-            codes = []
-            for bench in benches:
-                print(f"== {bench.name}", flush=True)
-                codes.append(
-                    subprocess.run(
-                        [
-                            sys.executable,
-                            "-m",
-                            f"bench.{bench.stem}",
-                            *([url] if bench.stem.startswith("redis_") else []),
-                        ]
-                    ).returncode
-                )
-        finally:
-            process.stop(server, STOP_SIGNAL, grace_s=10)
-    return max(codes, default=0)
+    names = [bench.name for bench in BENCHES]
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--quick", action="store_true", help="rough figures within a minute")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of reports")
+    parser.add_argument("--publish", action="store_true", help="put the last report into docs/performance.md")
+    arguments = parser.parse_args()
+    latest = arguments.results / "latest.json"
+    if arguments.publish:
+        publish(msgspec.json.decode(latest.read_bytes(), type=Report), BENCHES, PAGE)
+        return 0
+    report = measure([bench for bench in BENCHES if bench.name in arguments.only], Effort(arguments.quick))
+    write(report, arguments.results)
+    print(f"\nthe report: {latest.with_suffix('.md')}")
+    return 0
+
+
+def measure(benches: list[Bench], effort: Effort) -> Report:
+    """Runs them one after the other, and prints each section as soon as it is there."""
+    machine, began = this_machine(), time.monotonic()
+    results: dict[str, object] = {}
+    for bench in benches:
+        if bench.needs and shutil.which(bench.needs) is None:
+            print(f"\n{bench.name} is left out: there is no {bench.needs}")
+            continue
+        result = uvloop.run(bench.measure(effort))
+        gc.unfreeze()
+        results[bench.name] = msgspec.to_builtins(result)
+        section = bench.section(result)
+        print(f"\n## {section.title}\n\n{section_text(section)}", flush=True)
+    return Report(machine, effort.quick, time.monotonic() - began, results)
+
+
+def write(report: Report, folder: Path) -> None:
+    """NAME.json, NAME.md and charts under the moment's name, and copies of the texts as ``latest``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = ["# Bench", machine_text(report.machine, report.quick, report.took_s)]
+    for bench in BENCHES:
+        if bench.name in report.results:
+            section = bench.section(msgspec.convert(report.results[bench.name], bench.result))
+            parts.append(f"## {section.title}\n\n{section_text(section, figures='figures')}")
+            for chart in section.charts:
+                draw(chart, folder / "figures")
+    name = report.machine.began[:16].replace(":", "")
+    (folder / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(report)))
+    (folder / f"{name}.md").write_text("\n\n".join(parts) + "\n")
+    for suffix in ("json", "md"):
+        shutil.copyfile(folder / f"{name}.{suffix}", folder / f"latest.{suffix}")
 
 
 if __name__ == "__main__":

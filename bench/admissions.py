@@ -1,4 +1,4 @@
-"""Messages that one ingress process accepts: from the POST to the 202, with Valkey's admission and the commit of the row.
+"""Messages that one ingress process accepts: POST, admission in Valkey, commit of the row, 202.
 
 Nobody claims them, so all wait in the queue. 64 connections in a closed loop, each of another user.
 """
@@ -95,7 +95,8 @@ def section(result: Admissions) -> Section:
     return Section(
         title="Admissions",
         how=(
-            f"{CONNECTIONS} connections in a closed loop against one ingress process, each message into a new conversation, "
+            f"{CONNECTIONS} connections in a closed loop against one ingress process, each message into a new "
+            f"conversation, "
             "no worker: POST, admission in Valkey, commit in PostgreSQL, 202. One process has one core."
         ),
         tables=(

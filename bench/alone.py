@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 import uvloop
-
 from bench.markdown import section_text
 from bench.report import Bench, Effort
 

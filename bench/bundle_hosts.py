@@ -14,6 +14,7 @@ from bench.alone import run_alone
 from bench.cpu import process_cpu_s
 from bench.report import Bench, Effort, Section, Spread, Table, spread
 from bench.turn_envelopes import envelope
+
 from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.proc.bundles.host import RunningTurn
 from kdcube.proc.bundles.jobs import Completed, Delta, Emit, TurnJob

@@ -1,4 +1,4 @@
-"""What each commit of a turn costs: admitted, started, finished; in the client and in PostgreSQL, alone and in groups."""
+"""What each commit of a turn costs, in the client and in PostgreSQL: admitted, started, finished; alone, in groups."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import asyncpg
-
 from bench.alone import run_alone
 from bench.cpu import process_cpu_s, tree
 from bench.report import Bench, Effort, Section, Spread, Table, digits, spread
 from bench.stores import EPOCH, Database, running_postgres
 from bench.turn_envelopes import envelope
+
 from kdcube.postgres.database import open_database
 from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.records import Admission, Ending, Finished, Inserted, Started, StartRequest
@@ -127,8 +127,10 @@ def section(result: Commits) -> Section:
     return Section(
         title="The three commits of a turn",
         how=(
-            "One process against one PostgreSQL that syncs to the disk; a turn of a conversation of its own, an answer of "
-            "500 characters. With one turn at a time each is a transaction; with 64 at once, what arrives while a commit is "
+            "One process against one PostgreSQL that syncs to the disk; a turn of a conversation of its own, an "
+            "answer of "
+            "500 characters. With one turn at a time each is a transaction; with 64 at once, what arrives while a "
+            "commit is "
             f"under way goes together into the next. Together they cost {digits(total)} µs of CPU a turn at 64."
         ),
         tables=(

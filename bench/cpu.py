@@ -42,10 +42,10 @@ class CpuMeter:
     """CPU time of ``components`` (names and the processes that belong to them) and of this process."""
 
     def __init__(self, components: Mapping[str, Sequence[int]]) -> None:
-        self._components = components
+        self.processes = components
 
     def read(self) -> Reading:
-        used = {name: sum(map(process_cpu_s, pids)) for name, pids in self._components.items()}
+        used = {name: sum(map(process_cpu_s, pids)) for name, pids in self.processes.items()}
         return Reading(time.perf_counter(), {**used, OWN: time.process_time()})
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-
 from bench.alone import run_alone
 from bench.readers import Reader
 from bench.report import Bench, Chart, Effort, Section, Table, Target, digits
 from bench.stores import running_ingress
 from bench.subjects import RAW_ASGI, SSE_STARLETTE, USER_STREAMS, open_user_streams, running_peer
+
 from kdcube.redis.connection import open_connection
 
 _SETTLE_S = 2.0
@@ -81,7 +81,8 @@ def section(result: IdleStreams) -> Section:
     return Section(
         title="Memory of an idle stream",
         how=(
-            f"{result.streams:,} streams in one process, each of another user, opened one after the other; the growth of the "
+            f"{result.streams:,} streams in one process, each of another user, opened one after the other; the "
+            f"growth of the "
             "process's own memory (USS), two seconds after the last. Ours are user streams, subscribed to their user's "
             f"feed in Valkey. The kernel takes {digits(result.kernel_kb)} KB more for both ends of a connection here."
         ),

@@ -55,7 +55,7 @@ class Latency:
 async def measure(effort: Effort) -> Latency:
     blocks = effort.of(3, 1)
     with running_system() as system:
-        users = await open_users(system.ingress, OPEN_USERS)
+        users = await open_users(system.ingress, effort.of(OPEN_USERS, USERS))
         tally = Tally()
         await closed_loop(users[:USERS], KIND, effort.of(3.0, 0.5), tally)  # warm
         gc.freeze()
@@ -74,7 +74,7 @@ async def _paced(user: User, turns: int) -> tuple[float, list[Turn]]:
     tally = Tally()
     began = time.monotonic()
     for _ in range(turns):
-        await asyncio.sleep(random.uniform(0.02, 0.04))
+        await asyncio.sleep(random.uniform(0.02, 0.04))  # noqa: S311
         await user.turn(KIND, tally)
     return time.monotonic() - began, tally.turns
 
@@ -116,9 +116,12 @@ def section(result: Latency) -> Section:
     return Section(
         title="Latency",
         how=(
-            f"Turns of 20 deltas. Idle: one user, 20 to 40 ms between turns, {result.idle.turns} turns. Half load: random "
-            f"arrivals at {result.half_load.turns_per_s:.0f} turns/s, half of the {result.maximum_turns_per_s:.0f} that a "
-            f"closed loop reached in the same run, {result.half_load.turns} turns, times from the moment at which the message "
+            f"Turns of 20 deltas. Idle: one user, 20 to 40 ms between turns, {result.idle.turns} turns. Half load: "
+            f"random "
+            f"arrivals at {result.half_load.turns_per_s:.0f} turns/s, half of the {result.maximum_turns_per_s:.0f} "
+            f"that a "
+            f"closed loop reached in the same run, {result.half_load.turns} turns, times from the moment at which "
+            f"the message "
             "was due. Milliseconds from the POST; the median block of turns, and the range of blocks."
         ),
         tables=(

@@ -37,7 +37,9 @@ def targets_text(targets: Iterable[Target]) -> str:
 
 def machine_text(machine: Machine, quick: bool, took_s: float) -> str:
     return (
-        f"{'A quick run, of rough figures: ' if quick else ''}{machine.began.replace('+00:00', ' UTC')}, commit {machine.commit}; "
+        f"{'A quick run, of rough figures: ' if quick else ''}"
+        f"{machine.began.replace('+00:00', ' UTC')}, commit "
+        f"{machine.commit}; "
         f"{machine.cores} cores ({machine.processor}), {machine.memory_gb:g} GB, Linux {machine.kernel}, "
         f"{machine.python}; load average before the run {machine.load_before:g}; {took_s / 60:.0f} min."
     )

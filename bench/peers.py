@@ -2,7 +2,7 @@
 
     python -m bench.peers sse-starlette|"raw ASGI" PORT REDIS_URL
 
-``GET /NUMBER`` is a stream of what is published on ``peer:NUMBER``: lines of JSON, each an event. Both hear it by our
+``GET /NUMBER`` is a stream of what is published on ``NAME:NUMBER``: lines of JSON, each an event. Both hear it by our
 own subscriber, which is cheaper than redis-py, and give each stream a queue, as their documentation has it.
 """
 
@@ -12,7 +12,7 @@ import asyncio
 import gc
 import itertools
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,14 +24,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kdcube.redis.subscriber import Subscriber, open_subscriber
 
 
-def channel(number: int | str) -> str:
-    return f"peer:{number}"
+def channel(name: str, number: int | str) -> str:
+    """What the peer of this name hears for one of its streams."""
+    return f"{name}:{number}"
 
 
 class _Queues:
     """What is published, in a queue for each stream."""
 
-    def __init__(self, subscriber: Subscriber) -> None:
+    def __init__(self, name: str, subscriber: Subscriber) -> None:
+        self._peer = name
         self._subscriber = subscriber
 
     @contextmanager
@@ -42,7 +44,7 @@ class _Queues:
             if payload is not None:
                 queue.put_nowait(payload)
 
-        name = channel(scope["path"][1:])
+        name = channel(self._peer, scope["path"][1:])
         self._subscriber.subscribe(name, hear)
         try:
             yield queue
@@ -88,7 +90,7 @@ def raw_asgi_app(queues: _Queues) -> ASGIApp:
 
 async def serve(name: str, port: int, redis_url: str) -> None:
     async with open_subscriber(redis_url, name="peer") as subscriber:
-        app = {"sse-starlette": sse_starlette_app, "raw ASGI": raw_asgi_app}[name](_Queues(subscriber))
+        app = {"sse-starlette": sse_starlette_app, "raw ASGI": raw_asgi_app}[name](_Queues(name, subscriber))
         config = uvicorn.Config(
             app,
             port=port,

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import redis.asyncio
-
 from bench.alone import run_alone
 from bench.report import Bench, Effort, Section, Spread, Table, digits, spread
 from bench.stores import running_valkey
+
 from kdcube.redis.connection import open_connection
 
 IN_FLIGHT = 64

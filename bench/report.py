@@ -76,12 +76,13 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Bars, one for each label; stacked when there are several series. ``name`` is the file's."""
+    """Bars for each label, side by side or stacked. ``name`` is the file's."""
 
     name: str
     title: str
     labels: Sequence[str]
     series: dict[str, Sequence[float]]
+    stacked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +108,16 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """One bench: ``measure`` gives a result of type ``result``, ``section`` shows it."""
+    """One bench: ``measure`` gives a result of type ``result``, ``section`` shows it.
+
+    ``needs``: a program without which it is left out.
+    """
 
     name: str
     result: type
     measure: Callable[[Effort], Awaitable[Any]]
     section: Callable[[Any], Section]
+    needs: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

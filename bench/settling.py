@@ -12,18 +12,22 @@ from bench.alone import run_alone
 from bench.report import Bench, Chart, Effort, Section, Spread, Table, Target, spread
 from bench.stores import BUNDLE, EPOCH, KEYS, publish_epoch, running_valkey
 from bench.turn_envelopes import envelope
+
 from kdcube.protocol.events import Kind, encode_line
 from kdcube.protocol.heads import encode_head
 from kdcube.protocol.ids import new_id
 from kdcube.protocol.turns import TurnState, UserType
 from kdcube.redis.admission import Admission, AdmissionLimits, Admitted, ClassLimits
 from kdcube.redis.connection import Connection, open_connection
+from kdcube.redis.eventlog import Appended, EventLogs
 from kdcube.redis.queue import Claim, Opened, Queue
 from kdcube.redis.workers import Workers
 
 IN_FLIGHT = 64
 CLAIMED_AT_ONCE = (1, 16)
 LINE = encode_line(Kind.COMPLETE, "chat.complete", ts_ms=1_700_000_000_000, attempt=1, data={"answer": "word " * 100})
+DELTA = encode_line(Kind.DELTA, "chat.delta", ts_ms=1_700_000_000_000, attempt=1, delta={"text": "word ", "index": 1})
+APPENDED_AT_ONCE = (1, 20)
 T = TypeVar("T")
 
 
@@ -69,7 +73,7 @@ async def _round(connection: Connection, turns: int) -> Figures:
     await Workers(connection, KEYS).beat("bench", slots=turns, info={})
     none = ClassLimits(-1, 60, -1, 1e9)
     admission = Admission(connection, KEYS, AdmissionLimits(dict.fromkeys(UserType, none), 1e9, 0.0, 1000.0, 10**9))
-    queue = Queue(connection, KEYS)
+    queue, logs = Queue(connection, KEYS), EventLogs(connection, KEYS)
     claims: list[Claim] = []
     figures: Figures = {}
 
@@ -96,6 +100,21 @@ async def _round(connection: Connection, turns: int) -> Figures:
         share = turns // 2
         figures[f"claim {size}"] = await _drive(connection, claim, [size] * (share // size), share)
     figures["open the log"] = await _drive(connection, start, claims, len(claims))
+    for seq, events in enumerate(APPENDED_AT_ONCE, 1):
+
+        async def append(one: Claim, seq: int = seq, events: int = events) -> None:
+            appended = await logs.append(
+                one.envelope.turn_id,
+                one.claim_id,
+                epoch=EPOCH,
+                seq=seq,
+                tail=sum(APPENDED_AT_ONCE[: seq - 1]) + 1,
+                count=events,
+                lines=b"\n".join([DELTA] * events),
+            )
+            assert isinstance(appended, Appended), appended
+
+        figures[f"append {events}"] = await _drive(connection, append, claims, len(claims))
     figures["settle"] = await _drive(connection, settle, claims, len(claims))
     return figures
 
@@ -127,9 +146,12 @@ def section(result: Settling) -> Section:
     return Section(
         title="Claim and settle",
         how=(
-            f"The scripts of a turn with {IN_FLIGHT} calls in flight through one connection, each turn of another user. "
-            "*Claim N*: one call claims N turns. *Settle* closes the log, tells the user's feed, frees the conversation and "
-            f"moves on what waits. Claim and settle together cost proc {result.claim_and_settle_us['claim 1']} µs a turn, and "
+            f"The scripts of a turn with {IN_FLIGHT} calls in flight through one connection, each turn of another "
+            f"user. "
+            "*Claim N*: one call claims N turns. *Append N*: one call adds N events to a log. *Settle* closes the "
+            "log, tells the user's feed, frees the conversation and "
+            f"moves on what waits. Claim and settle together cost proc {result.claim_and_settle_us['claim 1']} µs a "
+            f"turn, and "
             f"{result.claim_and_settle_us[largest]} when a claim takes {max(CLAIMED_AT_ONCE)}."
         ),
         tables=(

@@ -36,7 +36,8 @@ def section(result: Startup) -> Section:
     return Section(
         title="Start-up",
         how=(
-            "`kdcube up --detach` until it returns: two ingress processes, proc with its bundle host, Valkey and PostgreSQL "
+            "`kdcube up --detach` until it returns: two ingress processes, proc with its bundle host, Valkey and "
+            "PostgreSQL "
             "all answer. A new home includes making the database. Wall time, files in the cache of the disk."
         ),
         tables=(Table(("seconds", ""), [["new home", str(result.new_home_s)], ["again", str(result.again_s)]]),),

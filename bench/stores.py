@@ -17,6 +17,7 @@ from pathlib import Path
 from bench.cpu import CpuMeter, tree
 from bench.readers import ask
 from bench.system import GATEWAY
+
 from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.local import process, valkey
 from kdcube.local.ports import free_port
@@ -42,7 +43,7 @@ async def running_valkey() -> AsyncGenerator[int]:
         port = free_port()
         server = process.start(valkey.valkey_program(Path(folder), port))
         try:
-            while not valkey.answers(port):
+            while not valkey.answers(port):  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_S)
             yield port
         finally:
@@ -59,12 +60,12 @@ class Database:
 async def running_postgres() -> AsyncGenerator[Database]:
     """A migrated database that commits to the disk, as every installation does."""
     with tempfile.TemporaryDirectory(prefix="kdcube-bench-") as folder:
-        Path(folder).chmod(0o755)  # it runs as another account
+        Path(folder).chmod(0o755)  # noqa: ASYNC240 - it runs as another account
         server = Postgres(Path(folder) / "postgres", free_port())
         server.prepare()
         child = process.start(server.program())
         try:
-            while not server.answers(child.pid):
+            while not server.answers(child.pid):  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_S)
             await migrate(server.dsn)
             yield Database(server.dsn, child.pid)

@@ -1,20 +1,19 @@
 """Events per CPU second through one ingress process to 1,000 streams, beside sse-starlette and raw ASGI.
 
-Each stream belongs to a user of its own, who has a running turn: an event is published once, in one log, and goes to one
-stream. The bench plays proc: it appends to all logs, waits until all clients have all of it, and appends again.
+The bench plays proc: it appends to the logs of running turns, waits until all clients have everything, and again.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from bench.alone import run_alone
 from bench.cpu import process_cpu_s
 from bench.report import Bench, Chart, Effort, Section, Spread, Table, Target, digits, spread
-from bench.stores import running_ingress
+from bench.stores import IngressAlone, running_ingress
 from bench.subjects import (
     PEER_EVENT,
     RAW_ASGI,
@@ -22,11 +21,14 @@ from bench.subjects import (
     TURN_STREAMS,
     USER_STREAMS,
     Subject,
-    ingress_subjects,
+    one_turn,
+    own_turns,
     peer_subject,
 )
-from kdcube.redis.connection import open_connection
 
+from kdcube.redis.connection import Connection, open_connection
+
+Opening = Callable[[IngressAlone, Connection, int], Awaitable[list[Subject]]]
 BATCHES = {"one by one": 1, "in batches of ten": 10}
 
 
@@ -43,32 +45,39 @@ class Cost:
 class Fanout:
     streams: int
     frame_bytes: int
-    costs: dict[str, dict[str, Cost]]
-    """By way of publishing, then by server."""
+    own_turns: dict[str, dict[str, Cost]]
+    """By way of publishing, then by server: each stream has a turn of its own."""
+    one_turn: dict[str, dict[str, Cost]]
+    """All streams show the same turn."""
 
 
 async def measure(effort: Effort) -> Fanout:
     size = effort.of(1000, 40)
-    figures: dict[str, dict[str, list[float]]] = {}
-    async with running_ingress() as ingress, open_connection(ingress.redis_url, name="bench") as connection:
-        async with AsyncExitStack() as stack:
-            subjects = [
-                *await ingress_subjects(ingress, connection, size),
-                *[
-                    await stack.enter_async_context(peer_subject(name, ingress.redis_url, connection, size))
-                    for name in (SSE_STARLETTE, RAW_ASGI)
-                ],
-            ]
-            for _ in range(effort.of(5, 1)):
-                for way, batch in BATCHES.items():
-                    for subject in subjects:
-                        each = await _cost_us(subject, size, batch, repeats=effort.of(12 // min(batch, 3), 1))
-                        figures.setdefault(way, {}).setdefault(subject.name, []).append(each)
     return Fanout(
         size,
         len(PEER_EVENT) + 40,
-        {way: {name: _cost(name, costs) for name in costs} for way, costs in figures.items()},
+        await _scenario(effort, own_turns, size, channels=size),
+        await _scenario(effort, one_turn, size, channels=1),
     )
+
+
+async def _scenario(effort: Effort, ours: Opening, size: int, channels: int) -> dict[str, dict[str, Cost]]:
+    figures: dict[str, dict[str, list[float]]] = {}
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        ingress = await enter(running_ingress())
+        connection = await enter(open_connection(ingress.redis_url, name="bench"))
+        peers = [
+            await enter(peer_subject(name, ingress.redis_url, connection, size, channels))
+            for name in (SSE_STARLETTE, RAW_ASGI)
+        ]
+        subjects = [*await ours(ingress, connection, size), *peers]
+        for _ in range(effort.of(4, 1)):
+            for way, batch in BATCHES.items():
+                for subject in subjects:
+                    each = await _cost_us(subject, size, batch, repeats=effort.of(12 // min(batch, 3), 1))
+                    figures.setdefault(way, {}).setdefault(subject.name, []).append(each)
+    return {way: {name: _cost(name, costs) for name in costs} for way, costs in figures.items()}
 
 
 def _cost(name: str, costs: dict[str, list[float]]) -> Cost:
@@ -85,55 +94,58 @@ async def _cost_us(subject: Subject, size: int, batch: int, repeats: int) -> flo
     return (process_cpu_s(subject.pid) - before) / (size * batch * repeats) * 1e6
 
 
-_HOW = """{streams:,} streams of as many users, in real sockets, each with a running turn of its own; {bytes} bytes an
-event. All servers run in uvicorn (uvloop, httptools), each in its process, and are measured in turn, round by round; the
-ratio is the median of the rounds' ratios. CPU is that of the serving process from the channel's message to the socket.
+_HOW = """{streams:,} streams in real sockets; {bytes} bytes an event. *A turn each*: every stream belongs to a user
+of its own, whose turn is published by itself, as in chats. *One turn*: all streams show the same turn, as when an event
+goes to many. The bench plays proc: it appends to the logs in Valkey, waits until all clients have everything, and
+appends again. All servers run in uvicorn (uvloop, httptools), each in its process, and are measured one after the
+other in each round; the ratio is the median of the rounds' ratios. CPU is that of the serving process, from the
+channel's message to the socket.
 
 - **KDCube, user streams** (`GET /sse/stream`): hears the message, checks that it joins what is known of the log, keeps
-  the lines for whoever comes later, frames each and writes; every event carries a cursor with which any replica resumes.
+  the lines for whoever comes later, frames each and writes; every event carries a cursor by which any replica resumes.
 - **KDCube, turn streams** (`GET /turns/ID/stream`): the same for one turn.
 - **sse-starlette**: hears the message by the same subscriber and puts it into a queue of the stream, whose generator
-  yields one `ServerSentEvent` after the other. No log, no cursor, no resuming. It sends each event by itself, also those
-  that came together.
+  yields one `ServerSentEvent` after the other. No log, no cursor, no resuming. It sends each event by itself, also
+  those that came together.
 - **raw ASGI**: the same with a loop around `send` that joins bytes; events that came together leave together."""
+_NAMES = (USER_STREAMS, TURN_STREAMS, SSE_STARLETTE, RAW_ASGI)
 
 
 def section(result: Fanout) -> Section:
-    names = (USER_STREAMS, TURN_STREAMS, SSE_STARLETTE, RAW_ASGI)
-    single, batched = (result.costs[way] for way in BATCHES)
-    rows = [
-        [
-            name,
-            *(
-                text
-                for costs in (single, batched)
-                for text in (
-                    str(costs[name].event_us),
-                    f"{1e6 / costs[name].event_us.median:,.0f}",
-                    digits(costs[name].times_sse_starlette),
-                )
-            ),
-        ]
-        for name in names
-    ]
-    columns = [text for way in BATCHES for text in (f"{way}: µs an event", "events per CPU second", "x sse-starlette")]
+    shared, own = result.one_turn, result.own_turns
+    single, batched = BATCHES
     return Section(
         title="Events through one ingress process",
         how=_HOW.format(streams=result.streams, bytes=result.frame_bytes),
-        tables=(Table(("", *columns), rows),),
+        tables=(_table("A turn each", own), _table("One turn", shared)),
         charts=(
             Chart(
                 "streams",
-                "Events per CPU second of one process",
+                "Events per CPU second of one process, a turn each",
                 list(BATCHES),
-                {name: [1e6 / result.costs[way][name].event_us.median for way in BATCHES] for name in names},
+                {name: [1e6 / own[way][name].event_us.median for way in BATCHES] for name in _NAMES},
             ),
         ),
-        targets=(
-            Target("one by one, user streams", 3, single[USER_STREAMS].times_sse_starlette, "x", at_least=True),
-            Target("in batches of ten, user streams", 5, batched[USER_STREAMS].times_sse_starlette, "x", at_least=True),
+        targets=tuple(
+            Target(
+                f"user streams, {what}, {way}", wanted, costs[way][USER_STREAMS].times_sse_starlette, "x", at_least=True
+            )
+            for what, costs in (("a turn each", own), ("one turn", shared))
+            for way, wanted in ((single, 3), (batched, 5))
         ),
     )
+
+
+def _table(caption: str, costs: dict[str, dict[str, Cost]]) -> Table:
+    columns = [text for way in BATCHES for text in (f"{way}: µs an event", "events per CPU second", "x sse-starlette")]
+    rows: list[list[str]] = []
+    for name in _NAMES:
+        row = [name]
+        for way in BATCHES:
+            cost = costs[way][name]
+            row += [str(cost.event_us), f"{1e6 / cost.event_us.median:,.0f}", digits(cost.times_sse_starlette)]
+        rows.append(row)
+    return Table((caption, *columns), rows)
 
 
 BENCH = Bench("streams", Fanout, measure, section)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.peers import channel
-from bench.readers import Counter, Reader, ask, open_reader, post_message, spread_out
+from bench.readers import Counter, Reader, open_reader, post_message, spread_out
 from bench.stores import BUNDLE, EPOCH, KEYS, IngressAlone
+
 from kdcube.local import process
 from kdcube.local.ports import free_port
 from kdcube.local.process import Program
@@ -107,7 +108,7 @@ def _session_of(reader: Reader) -> str:
     return reader.head.result().partition(b"kdcube_session=")[2].partition(b";")[0].decode()
 
 
-async def ingress_subjects(ingress: IngressAlone, connection: Connection, size: int) -> list[Subject]:
+async def own_turns(ingress: IngressAlone, connection: Connection, size: int) -> list[Subject]:
     """As many user streams as turn streams, of different users, each with a running turn."""
     port = ingress.port
     by_user, readers = await open_user_streams(port, size)
@@ -117,16 +118,33 @@ async def ingress_subjects(ingress: IngressAlone, connection: Connection, size: 
     by_turn = Counter()
     accepted = await spread_out(lambda number: post_message(port, number), range(size))
     watched = await _begin_turns(connection, size)
-
-    async def watch(turn: dict[str, str]) -> Reader:
-        path = f"/turns/{turn['turn_id']}/stream?user_session_id={turn['session_id']}"
-        return await open_reader(port, path, by_turn)
-
-    await spread_out(watch, accepted)
+    await spread_out(lambda turn: _watch(port, turn, by_turn), accepted)
     return [
         Subject(USER_STREAMS, ingress.pid, by_user, followed.publish),
         Subject(TURN_STREAMS, ingress.pid, by_turn, watched.publish),
     ]
+
+
+async def one_turn(ingress: IngressAlone, connection: Connection, size: int) -> list[Subject]:
+    """As many user streams of one user, and as many turn streams of one other user, as ``size``."""
+    port = ingress.port
+    by_user, by_turn = Counter(), Counter()
+    session = (await post_message(port, 0))["session_id"]
+    followed = await _begin_turns(connection, 1)
+    path = f"/sse/stream?user_session_id={session}&stream_id="
+    await spread_out(lambda number: open_reader(port, f"{path}{number}", by_user), range(size))
+
+    turn = await post_message(port, 0)
+    watched = await _begin_turns(connection, 1)
+    await spread_out(lambda _: _watch(port, turn, by_turn), range(size))
+    return [
+        Subject(USER_STREAMS, ingress.pid, by_user, followed.publish),
+        Subject(TURN_STREAMS, ingress.pid, by_turn, watched.publish),
+    ]
+
+
+async def _watch(port: int, turn: dict[str, str], counter: Counter) -> Reader:
+    return await open_reader(port, f"/turns/{turn['turn_id']}/stream?user_session_id={turn['session_id']}", counter)
 
 
 class Peer:
@@ -136,12 +154,10 @@ class Peer:
         self.pid = pid
         self.counter = Counter()
         self._port = port
-        self._opened = 0
 
-    async def open(self, size: int) -> Sequence[Reader]:
-        """Streams, numbered from 0 on."""
-        numbers = range(self._opened, self._opened + size)
-        self._opened += size
+    async def open(self, size: int, channels: int | None = None) -> Sequence[Reader]:
+        """Streams of as many channels, or of the first ``channels``, one after the other."""
+        numbers = [number % (channels or size) for number in range(size)]
         return await spread_out(lambda number: open_reader(self._port, f"/{number}", self.counter), numbers)
 
 
@@ -162,14 +178,18 @@ async def running_peer(name: str, redis_url: str) -> AsyncGenerator[Peer]:
 
 
 @asynccontextmanager
-async def peer_subject(name: str, redis_url: str, connection: Connection, size: int) -> AsyncGenerator[Subject]:
-    """A peer with ``size`` streams."""
+async def peer_subject(
+    name: str, redis_url: str, connection: Connection, size: int, channels: int
+) -> AsyncGenerator[Subject]:
+    """A peer with ``size`` streams of so many channels."""
     async with running_peer(name, redis_url) as peer:
-        await peer.open(size)
+        await peer.open(size, channels)
 
         async def publish(count: int) -> None:
             lines = b"\n".join([PEER_EVENT] * count)
-            await spread_out(lambda number: connection.call("PUBLISH", channel(number), lines), range(size), _IN_FLIGHT)
+            await spread_out(
+                lambda number: connection.call("PUBLISH", channel(name, number), lines), range(channels), _IN_FLIGHT
+            )
 
         yield Subject(name, peer.pid, peer.counter, publish)
 

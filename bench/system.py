@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.cpu import CpuMeter, tree
+
 from kdcube.local.ports import free_port
 from kdcube.local.state import read_state
 

@@ -16,6 +16,7 @@ from bench.client import Kind, Tally, User, open_users
 from bench.cpu import OWN, CpuMeter, cores_used, per_unit_us
 from bench.report import Bench, Chart, Effort, Section, Spread, Table, Target, digits, spread
 from bench.system import running_system
+
 from kdcube.redis.connection import Connection, open_connection
 
 USERS = 64
@@ -157,9 +158,12 @@ def section(result: Turns) -> Section:
     return Section(
         title="Turns per second, and where the CPU time goes",
         how=(
-            f"{USERS} users in a closed loop, each turn in a new conversation; the bundle says its deltas as fast as it "
-            "can. *Deltas*: neighbours are joined when the log is behind. *Events*: neighbours have different markers, so "
-            "that none are joined. CPU time is that of all threads of the component's processes. Every turn was seen to "
+            f"{USERS} users in a closed loop, each turn in a new conversation; the bundle says its deltas as fast as "
+            f"it "
+            "can. *Deltas*: neighbours are joined when the log is behind. *Events*: neighbours have different "
+            "markers, so "
+            "that none are joined. CPU time is that of all threads of the component's processes. Every turn was seen "
+            "to "
             f"start and end once; {result.verified} streams were decoded and compared with what the bundle said."
         ),
         tables=(
@@ -180,6 +184,7 @@ def section(result: Turns) -> Section:
                 "CPU microseconds of a turn, by component",
                 [load.kind for load in result.loads],
                 {part: [load.cpu_us[part].median for load in result.loads] for part in components},
+                stacked=True,
             ),
         ),
         targets=(

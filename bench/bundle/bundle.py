@@ -1,8 +1,8 @@
 """The bundle that benches run: deltas as fast as it can, or at a pace, and its own times in its text.
 
 ``message.payload = {"bench": {...}}`` with ``deltas`` (at least 2), ``pause_ms`` between them, and ``alternate``, which
-gives neighbours different markers, so that none are joined (if their number is odd). The first and the last word are the moments, on the
-machine's monotonic clock in nanoseconds, at which it began and ended.
+gives neighbours different markers, so that none are joined (if their number is odd). The first and the last word are
+the moments, on the machine's monotonic clock in nanoseconds, at which it began and ended.
 """
 
 from __future__ import annotations
