@@ -63,8 +63,10 @@ def running(folder: Path, steps: Steps, *args: str, **variables: str) -> Iterato
         },
     )
     stack.up(args)
-    yield stack
-    stack.down()
+    try:
+        yield stack
+    finally:
+        stack.down()
 
 
 @pytest.fixture(scope="session")

@@ -123,6 +123,12 @@ class Scene:
 
     async def settled(self) -> dict[str, dict[str, Any]]:
         """Wait until all that was accepted has ended, and prove the history; the stored turns."""
+        await self.collected()
+        self.history.check()
+        return self.history.stored
+
+    async def collected(self) -> None:
+        """Wait until all that was accepted has ended, and complete the history."""
         sends = [send for send in self.history.sends if send.task_id]
         for number, send in enumerate(sends):
             if not any(name.startswith(str(send.task_id)) for name in self._tasks):
@@ -136,8 +142,6 @@ class Scene:
             await self.client.mark(conversations[0])
             await self._watching
         await self.history.collect(self.client, conversations, self.record)
-        self.history.check()
-        return self.history.stored
 
     def seen(self, turn: str, at: int = 0) -> list[Event]:
         """What ``follow`` saw."""
