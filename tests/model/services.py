@@ -139,8 +139,9 @@ class Ingress(Service):
         self.conversations = Conversations(self.database, TENANT, PROJECT)
         self.cancelling = Cancelling(self.turns, self.conversations, self.queue, self.epochs)
         admission = Admission(self.connection, KEYS, limits)
+        workers = Workers(self.connection, KEYS)
         self.accepting = await stack.enter_async_context(
-            Accepting(admission, self.queue, self.turns, self.epochs, self.cancelling)
+            Accepting(admission, self.queue, workers, self.turns, self.epochs, self.cancelling)
         )
 
     async def delete(self, user: str, conversation: str) -> None:

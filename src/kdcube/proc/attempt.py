@@ -36,6 +36,7 @@ from kdcube.proc.bundles.pool import RunningTurn
 from kdcube.proc.desk import Desk
 from kdcube.proc.log_writer import LogWriter
 from kdcube.proc.outcomes import as_history, discarded_steers, line_of, verdict
+from kdcube.protocol.cursors import Position
 from kdcube.protocol.endings import terminal_line
 from kdcube.protocol.errors import EpochMismatch, KDCubeError, StoreUnavailable
 from kdcube.protocol.events import Fold, Kind, encode_line
@@ -344,7 +345,8 @@ class Attempt:
                     error=error,
                     services=snapshot.services,
                 )
-                await self._close(state, line, discarded, lingers=ending.lingers)
+                said = self._writer.said if self._writer else None
+                await self._close(state, line, discarded, lingers=ending.lingers, said=said)
             case NotFinished(turn) if turn is not None and turn.state in TERMINAL:
                 await self._close_as(turn)
             case NotFinished(turn) if turn is not None and turn.state is TurnState.QUEUED:
@@ -359,7 +361,15 @@ class Attempt:
                 lambda: self._desk.queue.exited(turn_id, claim_id, epoch=self._desk.epoch_watch.current),
             )
 
-    async def _close(self, state: TurnState, line: bytes, discarded: Sequence[str], *, lingers: bool = False) -> None:
+    async def _close(
+        self,
+        state: TurnState,
+        line: bytes,
+        discarded: Sequence[str],
+        *,
+        lingers: bool = False,
+        said: Position | None = None,
+    ) -> None:
         """Valkey follows what PostgreSQL has decided."""
         await self._until_done(
             "proc.close",
@@ -371,6 +381,7 @@ class Attempt:
                 line=line,
                 discarded=discarded,
                 host_lives=lingers,
+                said=said,
             ),
         )
 

@@ -65,6 +65,7 @@ class LogWriter:
         self._epoch = epoch
         self._tail = opened.tail
         self._incarnation = opened.incarnation
+        self._said = opened.tail
         self._seq = 0
         self._delta_index = 0
         self._waiting: list[Emit] = []
@@ -77,6 +78,11 @@ class LogWriter:
         """Everything that was handed to ``write``, as far as it was taken up."""
         self.fold.attempt = attempt
         self.fold.state = "running"
+
+    @property
+    def said(self) -> Position:
+        """Where the log ends if it says everything that ``fold`` has."""
+        return Position(self._incarnation, self._said)
 
     def write(self, frame: Emit) -> None:
         """Takes one event, in order. Never waits: the turn's byte credit bounds what is held."""
@@ -151,7 +157,7 @@ class LogWriter:
                 case Appended(tail):
                     self._tail = tail
                 case Position(incarnation, offset):
-                    self._incarnation, self._tail = incarnation, offset
+                    self._incarnation, self._tail, self._said = incarnation, offset, offset
                 case Full():
                     raise OutputLimit
                 case _:
@@ -211,4 +217,5 @@ class LogWriter:
                 assert isinstance(frame, Service)
                 lines.append(encode_line(Kind.SERVICE, frame.type, ts_ms=ts_ms, attempt=self._attempt, data=frame.data))
                 fold.service(frame.type, frame.data)
+        self._said += len(lines)
         return lines

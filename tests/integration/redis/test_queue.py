@@ -11,13 +11,14 @@ from contextlib import asynccontextmanager
 import pytest
 from tests.integration.redis.partition import BUNDLE, Partition, a_message, a_partition, terminal_line
 
+from kdcube.protocol.cursors import Position
 from kdcube.protocol.errors import EpochMismatch, StoreUnavailable
 from kdcube.protocol.ids import new_id
 from kdcube.protocol.turns import Policy, TurnState, UserType
 from kdcube.redis.admission import Admitted, Delivered, Duplicate
 from kdcube.redis.connection import open_connection
 from kdcube.redis.epoch import Unfinished
-from kdcube.redis.eventlog import Appended
+from kdcube.redis.eventlog import Appended, decode_change
 from kdcube.redis.queue import DONE_TTL_S, LOG_TTL_S, ClassShare, ExpiredLease, Fenced, Opened, QueuePosition, Stopped
 from kdcube.redis.scripts import Script
 
@@ -71,6 +72,14 @@ async def test_a_claim_that_found_nothing_may_be_repeated(partition):
     message = await partition.admitted()
     [claim] = await partition.claim(claim_ids=["x"])
     assert claim.envelope == message
+
+
+async def test_a_claim_that_comes_late_gives_no_fence_a_second_time(partition):
+    """Its repeat was answered and the turn started: under the same fence there is room for no other one."""
+    running = await partition.running(await partition.admitted())
+    await partition.admitted()
+    assert await partition.claim(claim_ids=[running.claim_id]) == []
+    assert await partition.append(running, 1, 1, "a") == Appended(2)
 
 
 async def test_a_worker_claims_what_it_has_room_for(partition):
@@ -306,6 +315,38 @@ async def test_an_end_that_valkey_does_not_know_closes_the_log_and_tells_the_fee
         assert await partition.finish(message, TurnState.INTERRUPTED)
         assert await partition.finish(claim, TurnState.INTERRUPTED)
     await partition.check_empty()
+
+
+@pytest.mark.parametrize("fault", ["none", "lost", "rolled back", "another life"])
+async def test_a_log_that_does_not_say_what_is_stored_gives_way_to_the_stored_turn(partition, fault):
+    message = await partition.admitted()
+    claim = await partition.running(message)
+    await partition.append(claim, 1, 1, "a")
+    turn_id, said = message.turn_id, Position(1, 2)
+    if fault == "lost":
+        await partition.connection.call("DEL", partition.keys.log(turn_id), partition.keys.log_meta(turn_id))
+    elif fault == "rolled back":
+        said = Position(1, 3)
+    elif fault == "another life":
+        said = Position(2, 2)
+    async with partition.listening(partition.keys.log_channel(turn_id)) as heard:
+        for _ in range(2):
+            assert await partition.queue.finish(
+                message, None, epoch=1, state=TurnState.COMPLETED, line=terminal_line(), said=said
+            )
+        page = await partition.logs.read(turn_id)
+        assert (page.exists, page.tail) == ((True, 3) if fault == "none" else (False, 0))
+        told = decode_change(await heard.get())
+        assert told.closed
+        assert told.lines is None or fault == "none"  # whoever follows looks, and finds the stored turn
+        assert (told.epoch, told.incarnation) > (1, 1) or fault == "none"
+
+
+async def test_an_open_log_of_which_nobody_knows_goes_away_by_itself(partition):
+    claim = await partition.running(await partition.admitted())
+    turn_id = claim.envelope.turn_id
+    for key in (partition.keys.log(turn_id), partition.keys.log_meta(turn_id)):
+        assert await partition.connection.call("PTTL", key) > 24 * 3600 * 1000
 
 
 async def test_an_end_of_a_turn_of_which_nothing_is_left_leaves_nothing(partition):

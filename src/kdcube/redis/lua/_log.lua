@@ -3,6 +3,8 @@
 -- b bytes, h head (JSON members that stay the same through an attempt).
 -- A change is published as "epoch incarnation previous offset status head_length\n" head lines; large ones without lines.
 local PUBLISH_MAX_BYTES = 65536
+-- Longer than any turn runs: a log of which nobody knows any more (a replica that lags brought it back) goes away.
+local OPEN_TTL_MS = 172800000
 
 local function log_append(log, channel, epoch, incarnation, tail, count, lines, head, status)
   local offset = tail + count

@@ -19,15 +19,16 @@ local claims_at = bundles_at + 2 * n_bundles
 local deadline = now_ms() + lease_ms
 if n_claims == 0 then return {} end
 
-local claimed = {}
+local claimed, repeated = {}, false
 for i, turn in ipairs(redis.call('HMGET', CLAIMS, unpack(ARGV, claims_at, claims_at + n_claims - 1))) do
   local rec = turn and load(turn)
+  repeated = repeated or rec -- also one that comes late, when what it claimed has started: a fence is given once
   if rec and rec.s == 'c' then
     redis.call('ZADD', LEASES, deadline, turn)
     claimed[#claimed + 1] = {turn, rec.cl, redis.call('HGET', ENVELOPES, turn), rec.o, rec.at}
   end
 end
-if #claimed > 0 then return claimed end
+if repeated then return claimed end
 if redis.call('SISMEMBER', KEYS[15], ARGV[3]) == 1 then return 'stopped' end
 if redis.call('ZCARD', QUEUE) == 0 then return {} end
 

@@ -5,7 +5,9 @@
 --       20.. done:<steer> of each steer that is discarded
 -- ARGV: 1 epoch, 2 turn, 3 claim ('*': whoever holds it, because PostgreSQL is terminal), 4 channel prefix, 5 user,
 --       6 terminal line, 7 state, 8 feed name, 9 ended event, 10 cap of running turns a user, 11 log ttl ms,
---       12 done ttl ms, 13 '1' when the conversation waits for the host's exit, 14.. steers that are discarded
+--       12 done ttl ms, 13 '1' when the conversation waits for the host's exit,
+--       14 'incarnation tail' that the log must have to say what PostgreSQL has, '' when that is not known,
+--       15.. steers that are discarded
 -- Returns: {'ok'} | {'absent'} | {'fenced'}
 -- include: turns
 -- include: feed
@@ -29,7 +31,13 @@ if rec and rec.s == 'e' then rec = nil end -- it has left already; only its conv
 if rec and claim ~= '*' and rec.cl ~= claim then return {'fenced'} end
 
 local meta = redis.call('HMGET', KEYS[16], 'i', 't', 'x')
-if meta[3] ~= 'closed' and (rec or meta[1]) then
+local said = string.format('%s %s', meta[1] or 0, meta[2] or 0)
+if meta[3] ~= 'closed' and ARGV[14] ~= '' and ARGV[14] ~= said then
+  -- It was lost or rolled back since, or the end of what was said could not be written: who reads gets the stored turn.
+  redis.call('DEL', KEYS[15], KEYS[16])
+  local incarnation = string.match(ARGV[14], '^%d+') + 1
+  redis.call('PUBLISH', channels .. 'log:' .. turn, string.format('%s %.0f 0 1 closed 0\n', ARGV[1], incarnation))
+elseif meta[3] ~= 'closed' and (rec or meta[1]) then
   local incarnation, tail = tonumber(meta[1] or 1), tonumber(meta[2] or 0)
   tail = log_append(KEYS[15], channels .. 'log:' .. turn, ARGV[1], incarnation, tail, 1, ARGV[6], '', 'closed')
   redis.call('HSET', KEYS[16], 'i', incarnation, 't', tail, 'x', 'closed')
@@ -41,7 +49,7 @@ if rec or was_live then feed_append(to[1], to[2], to[3], to[4], ARGV[9]) end
 if not rec then return {'absent'} end
 
 local discarded = {}
-for i = 14, #ARGV do discarded[ARGV[i]] = KEYS[20 + i - 14] end
+for i = 15, #ARGV do discarded[ARGV[i]] = KEYS[20 + i - 15] end
 for _, pair in ipairs(steers_of(turn, rec.k)) do
   local steer, steer_rec = pair[1], pair[2]
   if discarded[steer] then

@@ -15,4 +15,6 @@ local incarnation = math.max(tonumber(meta[1] or 0) + 1, tonumber(ARGV[8]))
 redis.call('DEL', KEYS[3])
 log_append(KEYS[3], ARGV[7], ARGV[1], incarnation, 0, 1, line, head, 'open')
 redis.call('HSET', KEYS[4], 'i', incarnation, 't', 1, 's', ARGV[4], 'c', claim, 'x', 'open', 'h', head, 'b', #line)
+redis.call('PEXPIRE', KEYS[3], OPEN_TTL_MS)
+redis.call('PEXPIRE', KEYS[4], OPEN_TTL_MS)
 return {'ok', incarnation, 1}

@@ -19,5 +19,7 @@ tail = log_append(KEYS[15], channels .. 'log:' .. turn, ARGV[1], incarnation, ta
 redis.call(
   'HSET', KEYS[16], 'i', incarnation, 't', tail, 's', 0, 'c', claim, 'x', 'open', 'h', head, 'b', (meta[4] or 0) + #line
 )
+redis.call('PEXPIRE', KEYS[15], OPEN_TTL_MS)
+redis.call('PEXPIRE', KEYS[16], OPEN_TTL_MS)
 feed_append(KEYS[17], KEYS[18], channels .. 'feed:' .. rec.u, ARGV[7], ARGV[8])
 return {'ok', incarnation, tail, rec.x or 0}
