@@ -80,7 +80,7 @@ class Accepting:
         self._epochs = epochs
         self._cancelling = cancelling
         self._under_way: set[asyncio.Task[Acceptance]] = set()
-        self._ringing = False
+        self._rang = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -193,15 +193,18 @@ class Accepting:
             await hit("ingress.accept.committed")
         except StoreUnavailable as error:
             raise _outcome_unknown(error) from error
-        if not self._ringing:
-            self._ringing = True
-            asyncio.get_running_loop().call_soon(self._ring)
+        self._ring()
         return committed
 
     def _ring(self) -> None:
-        """Once for all turns of a commit. (A worker that looked before their rows are there would write them.)"""
-        self._ringing = False
-        self._workers.ring()
+        """For the worker: not before the commit, as it would find no row, and once for all turns of a commit."""
+        if not self._rang:
+            self._rang = True
+            self._workers.ring()
+            asyncio.get_running_loop().call_soon(self._ring_again)
+
+    def _ring_again(self) -> None:
+        self._rang = False
 
     async def _withdraw(self, envelope: TurnEnvelope, epoch: int, nonce: str) -> None:
         """Failures are only logged: START refuses what PostgreSQL has refused."""
