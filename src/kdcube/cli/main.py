@@ -14,6 +14,7 @@ _COMMANDS = {
     "status": "Show what runs.",
     "down": "Stop the system.",
     "logs": "Show the services' logs.",
+    "chat": "Ask one question, or talk.",
 }
 
 

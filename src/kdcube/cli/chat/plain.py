@@ -1,0 +1,136 @@
+"""Without a terminal: the answer on the standard output, everything else on the standard error; or all as JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+import msgspec
+
+from kdcube.cli.chat.view import ending, queued, quote, source, when
+from kdcube.client import Accepted, ConversationItem, Event, Reading, Turn
+
+
+class PlainView:
+    """Text as it comes. What was written stays: an answer that begins anew is written anew, and that is said."""
+
+    def __init__(self, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> None:
+        self._out = out
+        self._err = err
+        self._clear()
+
+    def _clear(self) -> None:
+        self._written: list[str] = []
+        self._position: int | None = None
+
+    def asked(self, text: str) -> None:
+        self._clear()
+
+    def accepted(self, accepted: Accepted) -> None:
+        pass
+
+    def event(self, event: Event, reading: Reading, *, replaced: bool) -> None:
+        if replaced:
+            self._replace(reading.answer)
+        elif event.name == "chat_delta" and event.data["delta"]["marker"] == "answer":
+            self._write(event.data["delta"]["text"])
+        elif event.type == "queue.position" and reading.position != self._position:
+            self._position = reading.position
+            self.note(queued(reading.position, reading.eta_s))
+        elif event.name == "chat_step" and event.data["event"].get("status") in ("completed", "error"):
+            self.note(str(event.data["event"].get("title")))
+
+    def retrying(self, reason: str, pause_s: float) -> None:
+        self.note(f"{reason}; trying again")
+
+    def ended(self, reading: Reading | None) -> None:
+        self._line_end()
+        if reading is None:
+            return
+        if reading.citations:
+            self._out.write("\nSources:\n")
+            for citation in reading.citations:
+                self._out.write(f"[{citation.n}] {source(citation)}\n")
+                if told := quote(citation):
+                    self._out.write(f'    "{told}"\n')
+            self._out.flush()
+        if problem := ending(reading):
+            self.problem(f"the turn {'was ' if reading.state != 'failed' else ''}{problem}")
+
+    def note(self, text: str) -> None:
+        self._err.write(f"{text}\n")
+        self._err.flush()
+
+    def problem(self, text: str) -> None:
+        self.note(f"kdcube: {text}")
+
+    def past(self, turn: Turn) -> None:
+        self._out.write(f"> {turn.message}\n{turn.answer}\n\n")
+        self._out.flush()
+
+    def listing(self, conversations: Sequence[ConversationItem], first: int) -> None:
+        for number, item in enumerate(conversations, first):
+            self._out.write(f"{number:>3}  {when(item.last_activity_at)}  {item.title}  {item.conversation_id}\n")
+        self._out.flush()
+
+    def _replace(self, answer: str) -> None:
+        written = "".join(self._written)
+        if not answer.startswith(written):
+            self._line_end()
+            self.note("the answer begins again")
+            self._written, written = [], ""
+        self._write(answer[len(written) :])
+
+    def _write(self, text: str) -> None:
+        if text:
+            self._out.write(text)
+            self._out.flush()
+            self._written.append(text)
+
+    def _line_end(self) -> None:
+        if self._written and not self._written[-1].endswith("\n"):
+            self._out.write("\n")
+            self._out.flush()
+
+
+class JsonView:
+    """One JSON object a line: ``{"event", "id"?, "data"}`` for each event, ``accepted`` (the 202) first."""
+
+    def __init__(self, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> None:
+        self._out = out
+        self._err = err
+
+    def asked(self, text: str) -> None:
+        pass
+
+    def accepted(self, accepted: Accepted) -> None:
+        self._line({"event": "accepted", "data": msgspec.to_builtins(accepted)})
+
+    def event(self, event: Event, reading: Reading, *, replaced: bool) -> None:
+        ids = {} if event.id is None else {"id": event.id}
+        self._line({"event": event.name, **ids, "data": event.data})
+
+    def retrying(self, reason: str, pause_s: float) -> None:
+        self.note(f"{reason}; trying again")
+
+    def ended(self, reading: Reading | None) -> None:
+        if reading is not None and (problem := ending(reading)):
+            self.problem(problem)
+
+    def note(self, text: str) -> None:
+        self._err.write(f"{text}\n")
+        self._err.flush()
+
+    def problem(self, text: str) -> None:
+        self.note(f"kdcube: {text}")
+
+    def past(self, turn: Turn) -> None:
+        self._line({"event": "past", "data": msgspec.to_builtins(turn)})
+
+    def listing(self, conversations: Sequence[ConversationItem], first: int) -> None:
+        self._line({"event": "conversations", "data": msgspec.to_builtins(conversations)})
+
+    def _line(self, value: dict[str, Any]) -> None:
+        self._out.write(msgspec.json.encode(value).decode() + "\n")
+        self._out.flush()

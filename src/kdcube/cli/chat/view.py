@@ -1,0 +1,89 @@
+"""How a conversation is shown: the contract of the views, and the words that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from kdcube.client import Accepted, Citation, ConversationItem, Event, Reading, Turn
+
+_QUOTE_CHARS = 200
+
+
+class View(Protocol):
+    """Shows one conversation, a turn at a time."""
+
+    def asked(self, text: str) -> None:
+        """The user's message, on its way."""
+        ...
+
+    def accepted(self, accepted: Accepted) -> None: ...
+
+    def event(self, event: Event, reading: Reading, *, replaced: bool) -> None:
+        """``reading`` has taken ``event`` already; ``replaced``: what was shown of the turn before does not hold."""
+        ...
+
+    def retrying(self, reason: str, pause_s: float) -> None:
+        """The connection is lost, or the installation cannot answer now."""
+        ...
+
+    def ended(self, reading: Reading | None) -> None:
+        """The turn is over; None when it was left."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something to know."""
+        ...
+
+    def problem(self, text: str) -> None:
+        """Something went wrong."""
+        ...
+
+    def past(self, turn: Turn) -> None:
+        """A turn of a conversation that is opened."""
+        ...
+
+    def listing(self, conversations: Sequence[ConversationItem], first: int) -> None:
+        """Conversations, numbered from ``first``."""
+        ...
+
+
+def queued(position: int | None, eta_s: float | None) -> str:
+    if not position:
+        return "waiting"
+    eta = "" if not eta_s else f", about {max(1, round(eta_s))} s"
+    return f"queued: position {position}{eta}"
+
+
+def ending(reading: Reading) -> str | None:
+    """How the turn ended, unless it ended well."""
+    told = str((reading.error or {}).get("message") or "")
+    match reading.state:
+        case "completed" | "applied":
+            return None
+        case "cancelled":
+            return "cancelled"
+        case "interrupted":
+            return f"interrupted: {told or 'the system cut it off'} (/retry asks again)"
+        case _:
+            return f"failed: {told}" if told else "failed"
+
+
+def source(citation: Citation) -> str:
+    """The file, and where in it."""
+    file = citation.uri or citation.title
+    named = file if citation.title in file else f"{citation.title} ({file})"
+    return f"{named} › {citation.heading}" if citation.heading else named
+
+
+def quote(citation: Citation) -> str | None:
+    """What it says there, on one line."""
+    if not citation.quote:
+        return None
+    words = " ".join(citation.quote.split())
+    return words if len(words) <= _QUOTE_CHARS else words[: _QUOTE_CHARS - 1].rstrip() + "…"
+
+
+def when(iso: str) -> str:
+    """A time as the list shows it."""
+    return iso[:16].replace("T", " ")
