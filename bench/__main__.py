@@ -15,19 +15,7 @@ from pathlib import Path
 
 import msgspec
 import uvloop
-from bench import (
-    admissions,
-    bundle_hosts,
-    commits,
-    idle_streams,
-    latency,
-    profile,
-    redis_connection,
-    settling,
-    startup,
-    streams,
-    turns,
-)
+from bench.every import BENCHES
 from bench.machine import this_machine
 from bench.markdown import machine_text, section_text
 from bench.plots import draw
@@ -37,22 +25,6 @@ from bench.report import Bench, Effort, Report
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "performance.md"
-BENCHES: tuple[Bench, ...] = tuple(
-    module.BENCH
-    for module in (
-        turns,
-        latency,
-        profile,
-        streams,
-        idle_streams,
-        admissions,
-        settling,
-        commits,
-        bundle_hosts,
-        redis_connection,
-        startup,
-    )
-)
 
 
 def main() -> int:
@@ -61,11 +33,12 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--quick", action="store_true", help="rough figures within a minute")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the folder of reports")
-    parser.add_argument("--publish", action="store_true", help="put the last report into docs/performance.md")
+    parser.add_argument("--publish", action="store_true", help="put the last report into a page instead of measuring")
+    parser.add_argument("--page", type=Path, default=PAGE, help="that page")
     arguments = parser.parse_args()
     latest = arguments.results / "latest.json"
     if arguments.publish:
-        publish(msgspec.json.decode(latest.read_bytes(), type=Report), BENCHES, PAGE)
+        publish(msgspec.json.decode(latest.read_bytes(), type=Report), BENCHES, arguments.page)
         return 0
     report = measure([bench for bench in BENCHES if bench.name in arguments.only], Effort(arguments.quick))
     write(report, arguments.results)

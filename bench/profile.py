@@ -88,19 +88,8 @@ def _sample(pid: int, seconds: int) -> Sequence[str]:
         path = Path(folder) / "stacks"
         subprocess.run(
             [
-                "py-spy",
-                "record",
-                "--gil",
-                "-r",
-                "400",
-                "-d",
-                str(seconds),
-                "-f",
-                "raw",
-                "-o",
-                str(path),
-                "-p",
-                str(pid),
+                *("py-spy", "record", "--gil", "--rate", "400", "--duration", str(seconds)),
+                *("--format", "raw", "--output", str(path), "--pid", str(pid)),
             ],
             check=True,
             capture_output=True,
@@ -125,8 +114,8 @@ def section(result: Profile) -> Section:
         title="Where the time of a turn goes",
         how=(
             "Samples by py-spy of one ingress process and of proc under a closed loop of turns of 20 deltas "
-            f"({', '.join(f'{count:,} of {name}' for name, count in result.samples.items())}), of the time that holds the "
-            "interpreter's lock. A sample counts for the part that its innermost frame belongs to, callees of the "
+            f"({', '.join(f'{count:,} of {name}' for name, count in result.samples.items())}), of the time that holds "
+            "the interpreter's lock. A sample counts for the part that its innermost frame belongs to, callees of the "
             "standard library included."
         ),
         tables=tuple(

@@ -53,22 +53,19 @@ class Fanout:
 
 async def measure(effort: Effort) -> Fanout:
     size = effort.of(1000, 40)
-    return Fanout(
-        size,
-        len(PEER_EVENT) + 40,
-        await _scenario(effort, own_turns, size, channels=size),
-        await _scenario(effort, one_turn, size, channels=1),
-    )
+    async with running_ingress() as ingress, open_connection(ingress.redis_url, name="bench") as connection:
+        shared = await _scenario(effort, ingress, connection, one_turn, size, channels=1)
+        own = await _scenario(effort, ingress, connection, own_turns, size, channels=size)
+    return Fanout(size, len(PEER_EVENT) + 40, own, shared)
 
 
-async def _scenario(effort: Effort, ours: Opening, size: int, channels: int) -> dict[str, dict[str, Cost]]:
+async def _scenario(
+    effort: Effort, ingress: IngressAlone, connection: Connection, ours: Opening, size: int, channels: int
+) -> dict[str, dict[str, Cost]]:
     figures: dict[str, dict[str, list[float]]] = {}
     async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        ingress = await enter(running_ingress())
-        connection = await enter(open_connection(ingress.redis_url, name="bench"))
         peers = [
-            await enter(peer_subject(name, ingress.redis_url, connection, size, channels))
+            await stack.enter_async_context(peer_subject(name, ingress.redis_url, connection, size, channels))
             for name in (SSE_STARLETTE, RAW_ASGI)
         ]
         subjects = [*await ours(ingress, connection, size), *peers]

@@ -1,0 +1,35 @@
+"""All benches, in the order of the report."""
+
+from __future__ import annotations
+
+from bench import (
+    admissions,
+    bundle_hosts,
+    commits,
+    idle_streams,
+    latency,
+    profile,
+    redis_connection,
+    settling,
+    startup,
+    streams,
+    turns,
+)
+from bench.report import Bench
+
+BENCHES: tuple[Bench, ...] = tuple(
+    module.BENCH
+    for module in (
+        turns,
+        latency,
+        profile,
+        streams,
+        idle_streams,
+        admissions,
+        settling,
+        commits,
+        bundle_hosts,
+        redis_connection,
+        startup,
+    )
+)
