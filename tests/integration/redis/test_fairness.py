@@ -10,12 +10,17 @@ Classes (start-time fair queueing, cost 1/weight): a class that waits starts bet
 two of them differ by 1/weight + 1/weight at most, counted in claims per weight. A class that comes back starts at the
 clock: it has no credit. Hence a class with something to run sees at most 1 + w_other / w_own claims of each other class
 before its own.
+
+Who is not ready (nothing waits, or a cap is reached) claims nothing meanwhile and earns no credit: a stretch is one
+throughout which both are ready.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 
@@ -25,7 +30,7 @@ from hypothesis import strategies as st
 from tests.integration.redis.partition import Partition, a_partition
 
 from kdcube.protocol.turns import UserType
-from kdcube.redis.queue import DEFAULT_SHARES, ClassShare
+from kdcube.redis.queue import DEFAULT_SHARES, Claim, ClassShare
 
 CLASSES = [UserType.PRIVILEGED, UserType.PAID, UserType.ANONYMOUS]
 BUNDLES = ("a@1", "b@1")
@@ -47,82 +52,150 @@ class Spread:
         return self.highest - self.lowest
 
 
-class Observer:
-    """Follows who waits and who is served, and asserts the bounds after each claim."""
+@dataclass(frozen=True)
+class Rules:
+    """What is configured. ``caps``: of turns that a class runs at once."""
 
-    def __init__(self, classes: dict[str, UserType], weights: dict[UserType, int]) -> None:
+    weights: dict[UserType, int]
+    caps: dict[UserType, int]
+    running_per_user: int
+
+
+class Observer:
+    """Follows who is ready and who is served, and asserts the bounds after each claim.
+
+    A user is *ready* with a turn that may run: its user is below the cap of running turns, and so is its class.
+    """
+
+    def __init__(self, classes: dict[str, UserType], rules: Rules) -> None:
         self.classes = classes
-        self.weights = weights
+        self.rules = rules
         self.waiting: Counter[str] = Counter()
+        self.running: Counter[str] = Counter()
         self.spreads: defaultdict[tuple[object, object], Spread] = defaultdict(Spread)
 
+    @property
+    def ready(self) -> set[str]:
+        busy: Counter[UserType] = Counter()
+        for user, count in self.running.items():
+            busy[self.classes[user]] += count
+        return {
+            user
+            for user, count in self.waiting.items()
+            if count
+            and self.running[user] < self.rules.running_per_user
+            and busy[self.classes[user]] < self.rules.caps[self.classes[user]]
+        }
+
+    def sent(self, user: str, count: int) -> None:
+        self.waiting[user] += count
+        self._forget_who_is_not_ready()
+
+    def ended(self, user: str) -> None:
+        self.running[user] -= 1
+        self._forget_who_is_not_ready()
+
     def served(self, user: str) -> None:
-        users = [name for name, count in self.waiting.items() if count]
-        assert user in users
-        for one, other in combinations(sorted(users), 2):
+        ready, class_ = self.ready, self.classes[user]
+        assert user in ready
+        for one, other in combinations(sorted(ready), 2):
             if self.classes[one] is self.classes[other] and user in (one, other):
                 spread = self.spreads[one, other]
                 spread.add(Fraction(1 if user == one else -1))
                 assert spread.widest <= 2
-        class_ = self.classes[user]
-        for one, other in combinations(sorted({self.classes[name] for name in users}), 2):
+        weights = self.rules.weights
+        for one, other in combinations(sorted({self.classes[name] for name in ready}), 2):
             if class_ in (one, other):
                 spread = self.spreads[one, other]
-                spread.add(Fraction(1 if class_ is one else -1, self.weights[class_]))
-                assert spread.widest <= Fraction(1, self.weights[one]) + Fraction(1, self.weights[other])
+                spread.add(Fraction(1 if class_ is one else -1, weights[class_]))
+                assert spread.widest <= Fraction(1, weights[one]) + Fraction(1, weights[other])
         self.waiting[user] -= 1
-        self._forget_who_waits_no_more()
+        self.running[user] += 1
+        self._forget_who_is_not_ready()
 
-    def _forget_who_waits_no_more(self) -> None:
-        waiting: set[object] = {name for name, count in self.waiting.items() if count}
-        waiting |= {self.classes[str(name)] for name in waiting}
-        for pair in [pair for pair in self.spreads if not waiting.issuperset(pair)]:
+    def nobody_was_served(self) -> None:
+        assert not self.ready
+
+    def _forget_who_is_not_ready(self) -> None:
+        ready: set[object] = set(self.ready)
+        ready |= {self.classes[str(name)] for name in ready}
+        for pair in [pair for pair in self.spreads if not ready.issuperset(pair)]:
             del self.spreads[pair]
 
 
+SLOTS = 8
 USERS = st.lists(st.tuples(st.sampled_from(CLASSES), st.sampled_from(BUNDLES)), min_size=2, max_size=6)
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("send"), st.integers(0, 5), st.integers(1, 8)), st.tuples(st.just("claim"), st.integers(1, 6))
+        st.tuples(st.just("send"), st.integers(0, 5), st.integers(1, 8)),
+        st.tuples(st.just("claim"), st.integers(1, 6), st.just(0)),
+        st.tuples(st.just("end"), st.integers(0, 20), st.integers(1, 6)),
     ),
     min_size=10,
     max_size=60,
 )
-WEIGHTS = st.lists(st.integers(1, 9), min_size=len(CLASSES), max_size=len(CLASSES))
+RULES = st.builds(
+    lambda weights, caps, running_per_user: Rules(
+        dict(zip(CLASSES, weights, strict=True)), dict(zip(CLASSES, caps, strict=True)), running_per_user
+    ),
+    st.lists(st.integers(1, 9), min_size=len(CLASSES), max_size=len(CLASSES)),
+    st.lists(st.sampled_from([1, 3, SLOTS - 1, 10**9]), min_size=len(CLASSES), max_size=len(CLASSES)),
+    st.sampled_from([1, 2, 5, 1000]),
+)
+"""Any weights; caps of classes and users that bind, and some that do not."""
 
 
 def test_users_of_a_class_and_classes_by_weight_get_their_share_of_any_stretch(server_url):
-    async def play(users: list[tuple[UserType, str]], weights: dict[UserType, int], steps: list[tuple]) -> None:
-        shares = {class_: ClassShare(weight) for class_, weight in weights.items()}
-        async with a_partition(server_url, shares=shares, running_per_user=1000) as partition:
-            observer = Observer({f"user-{n}": class_ for n, (class_, _) in enumerate(users)}, weights)
-            for step in steps:
-                if step[0] == "send":
-                    number = step[1] % len(users)
-                    class_, bundle = users[number]
-                    for _ in range(step[2]):
-                        await partition.admitted(f"user-{number}", user_type=class_, bundle=bundle)
-                    observer.waiting[f"user-{number}"] += step[2]
+    """With any mix of users, classes, weights and caps, whatever comes and ends whenever."""
+
+    async def play(users: list[tuple[UserType, str]], rules: Rules, steps: list[tuple[str, int, int]]) -> None:
+        shares = {c: ClassShare(rules.weights[c], share=min(1.0, rules.caps[c] / SLOTS)) for c in CLASSES}
+        async with a_partition(server_url, shares=shares, running_per_user=rules.running_per_user) as partition:
+            await partition.workers.beat("worker", slots=SLOTS, info={})
+            observer = Observer({f"user-{n}": class_ for n, (class_, _) in enumerate(users)}, rules)
+            running: list[Claim] = []
+
+            async def claim(count: int) -> None:
+                claims = await partition.claim(count, room=dict.fromkeys(BUNDLES, 100))
+                for claimed in claims:
+                    observer.served(claimed.envelope.user_id)
+                if len(claims) < count:
+                    observer.nobody_was_served()
+                running.extend(claims)
+
+            async def end(which: int) -> None:
+                claimed = running.pop(which % len(running))
+                await partition.finish(claimed)
+                observer.ended(claimed.envelope.user_id)
+
+            for what, which, count in steps:
+                if what == "send":
+                    class_, bundle = users[which % len(users)]
+                    for _ in range(count):
+                        await partition.admitted(f"user-{which % len(users)}", user_type=class_, bundle=bundle)
+                    observer.sent(f"user-{which % len(users)}", count)
+                elif what == "claim":
+                    await claim(which)
                 else:
-                    for claim in await partition.claim(step[1], room=dict.fromkeys(BUNDLES, 100)):
-                        observer.served(claim.envelope.user_id)
-                        await partition.finish(claim)
-            while claims := await partition.claim(3, room=dict.fromkeys(BUNDLES, 100)):
-                for claim in claims:
-                    observer.served(claim.envelope.user_id)
-                    await partition.finish(claim)
+                    for _ in range(min(count, len(running))):
+                        await end(which)
+            while running or observer.ready:
+                await claim(3)
+                while running:
+                    await end(0)
             await partition.check_empty()
 
     @settings(
-        max_examples=50,
+        max_examples=int(os.environ.get("KDCUBE_EXAMPLES", "60")),
         deadline=None,
         database=None,
+        derandomize="KDCUBE_EXAMPLES" not in os.environ,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
-    @given(users=USERS, weights=WEIGHTS, steps=STEPS)
-    def run(users: list[tuple[UserType, str]], weights: list[int], steps: list[tuple]) -> None:
-        asyncio.run(play(users, dict(zip(CLASSES, weights, strict=True)), steps))
+    @given(users=USERS, rules=RULES, steps=STEPS)
+    def run(users: list[tuple[UserType, str]], rules: Rules, steps: list[tuple[str, int, int]]) -> None:
+        asyncio.run(play(users, rules, steps))
 
     run()
 
