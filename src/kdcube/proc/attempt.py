@@ -448,8 +448,8 @@ class Attempt:
         elif turn.state in TERMINAL or turn.state is TurnState.APPLIED:  # the worker died before Valkey knew
             await self._close_as(turn)
         elif turn.state is TurnState.RUNNING and turn.claim_id is not None and turn.claim_id != self.claim_id:
-            if not await self._until_done("proc.stands", lambda: self._desk.epoch_watch.stands(self._epoch)):
-                # A replica that lags took over: it does not know of that claim, under which the turn may well run.
+            if not await self._until_done("proc.stands", self._claim_stands):
+                # This worker slept, or a replica that lags took over: the turn may well run under that claim.
                 await asyncio.sleep(BUSY_RETRY_S)
                 await self._release()
             # Valkey fenced that claim before its log was opened, so nothing ran under it: take its START back.
@@ -458,6 +458,12 @@ class Attempt:
         else:  # another turn of the conversation still runs in PostgreSQL; its end is on its way
             await asyncio.sleep(BUSY_RETRY_S)
             await self._release()
+
+    async def _claim_stands(self) -> bool:
+        """Whether the turn is under this claim, on the very server whose epoch the claim is of: asked in this order, as
+        the answer of a replica that takes over in between does not count."""
+        held = await self._desk.queue.holds(self.envelope.turn_id, self.claim_id)
+        return held and await self._desk.epoch_watch.stands(self._epoch)
 
     async def _release(self) -> None:
         await self._until_done(

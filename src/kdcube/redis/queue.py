@@ -162,6 +162,10 @@ class Queue:
         """Turns that compete for a worker."""
         return await self._connection.call("ZCARD", self._keys.queue)
 
+    async def holds(self, turn_id: str, claim_id: str) -> bool:
+        """Whether the turn is under this claim. A claim that is not the current one never becomes it again."""
+        return await self._connection.call("HGET", self._keys.claims, claim_id) == turn_id.encode()
+
     async def release(self, turn_id: str, claim_id: str, *, epoch: int, only_expired: bool = False) -> bool:
         """Hands a turn back to its place; False when it is not under that claim.
 

@@ -148,6 +148,26 @@ async def test_a_reaper_that_stood_still_touches_no_later_attempt(
     assert (row.state, row.claim_id) == (TurnState.RUNNING, second.claim.claim_id)
 
 
+async def test_a_worker_that_slept_before_its_start_takes_no_later_start_back(
+    deployment: Deployment, client: Client
+) -> None:
+    failpoints.install("proc.start.before=pause")
+    async with deployment.proc(KDCUBE_SLOTS="1") as proc:
+        turn, epoch = await client.send(), await client.epoch()
+        while not failpoints.visits("proc.start.before"):
+            await asyncio.sleep(0.01)
+        ((sleeper, _),) = (await client.connection.call("HGETALL", KEYS.claims)).items()
+        assert await client.queue.release(turn.turn_id, sleeper.decode(), epoch=epoch)
+        other = await claim_silently(client)
+        await begun(other)
+        failpoints.release("proc.start.before")
+        while proc.worker.running:
+            await asyncio.sleep(0.01)
+        row = await client.turns.get(turn.turn_id)
+        assert row is not None
+        assert (row.state, row.attempt, row.claim_id) == (TurnState.RUNNING, 1, other.claim.claim_id)
+
+
 # --- a replica that lags, and other failovers -------------------------------------------------------------------------
 
 
