@@ -11,6 +11,7 @@ import gc
 import shutil
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -40,14 +41,15 @@ def main() -> int:
     if arguments.publish:
         publish(msgspec.json.decode(latest.read_bytes(), type=Report), BENCHES, arguments.page)
         return 0
-    report = measure([bench for bench in BENCHES if bench.name in arguments.only], Effort(arguments.quick))
-    write(report, arguments.results)
+    chosen = [bench for bench in BENCHES if bench.name in arguments.only]
+    for report in measure(chosen, Effort(arguments.quick)):
+        write(report, arguments.results)
     print(f"\nthe report: {latest.with_suffix('.md')}")
     return 0
 
 
-def measure(benches: list[Bench], effort: Effort) -> Report:
-    """Runs them one after the other, and prints each section as soon as it is there."""
+def measure(benches: Sequence[Bench], effort: Effort) -> Iterator[Report]:
+    """Runs them one after the other and prints each section; the report of all so far after each of them."""
     machine, began = this_machine(), time.monotonic()
     results: dict[str, object] = {}
     for bench in benches:
@@ -59,7 +61,7 @@ def measure(benches: list[Bench], effort: Effort) -> Report:
         results[bench.name] = msgspec.to_builtins(result)
         section = bench.section(result)
         print(f"\n## {section.title}\n\n{section_text(section)}", flush=True)
-    return Report(machine, effort.quick, time.monotonic() - began, results)
+        yield Report(machine, effort.quick, time.monotonic() - began, results)
 
 
 def write(report: Report, folder: Path) -> None:

@@ -9,7 +9,7 @@ import secrets
 import sys
 import tempfile
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -24,7 +24,7 @@ from kdcube.local.ports import free_port
 from kdcube.local.postgres import STOP_SIGNAL, Postgres
 from kdcube.local.process import Program
 from kdcube.postgres.migrate import migrate
-from kdcube.redis.connection import open_connection
+from kdcube.redis.connection import Connection, open_connection
 from kdcube.redis.epoch import WorkingState
 from kdcube.redis.keys import Keys
 from kdcube.redis.workers import Workers
@@ -34,6 +34,7 @@ EPOCH = 1
 BUNDLE = "echo@1.0.0"
 _POLL_S = 0.02
 _GRACE_S = 20
+_BEAT_S = 3.0
 
 
 @asynccontextmanager
@@ -90,12 +91,12 @@ class IngressAlone:
 @asynccontextmanager
 async def running_ingress() -> AsyncGenerator[IngressAlone]:
     """Waits until it is ready."""
-    async with running_valkey() as valkey_port, running_postgres() as database:
+    async with running_valkey() as valkey_port, running_postgres() as database, AsyncExitStack() as stack:
         redis_url = f"redis://127.0.0.1:{valkey_port}/0"
-        async with open_connection(redis_url, name="bench") as connection:
-            await publish_epoch(connection)
-            await Workers(connection, KEYS, heartbeat_ttl_s=3600).beat("bench", slots=100_000, info={})
-            facts: bytes = await connection.call("INFO", "server")
+        connection = await stack.enter_async_context(open_connection(redis_url, name="bench"))
+        await publish_epoch(connection)
+        await stack.enter_async_context(_beating(Workers(connection, KEYS)))
+        facts: bytes = await connection.call("INFO", "server")
         valkey_pid = int(facts.decode().partition("process_id:")[2].split("\r", 1)[0])
         with tempfile.TemporaryDirectory(prefix="kdcube-bench-") as folder:
             port = free_port()
@@ -110,9 +111,26 @@ async def running_ingress() -> AsyncGenerator[IngressAlone]:
                 process.stop(server, valkey.STOP_SIGNAL, grace_s=_GRACE_S)
 
 
-async def publish_epoch(connection: object) -> None:
+@asynccontextmanager
+async def _beating(workers: Workers) -> AsyncGenerator[None]:
+    """A worker that claims nothing lives on."""
+
+    async def beat() -> None:
+        while True:
+            await workers.beat("bench", slots=100_000, info={})
+            await asyncio.sleep(_BEAT_S)
+
+    task = asyncio.create_task(beat())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def publish_epoch(connection: Connection) -> None:
     """Opens the working state, which nobody else maintains here."""
-    state = WorkingState(connection, KEYS)  # pyright: ignore
+    state = WorkingState(connection, KEYS)
     await state.begin(EPOCH)
     await state.publish(EPOCH, max_order=0, run_id="")
 

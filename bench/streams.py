@@ -15,6 +15,7 @@ from bench.cpu import process_cpu_s
 from bench.report import Bench, Chart, Effort, Section, Spread, Table, Target, digits, spread
 from bench.stores import IngressAlone, running_ingress
 from bench.subjects import (
+    BARE,
     PEER_EVENT,
     RAW_ASGI,
     SSE_STARLETTE,
@@ -66,7 +67,7 @@ async def _scenario(
     async with AsyncExitStack() as stack:
         peers = [
             await stack.enter_async_context(peer_subject(name, ingress.redis_url, connection, size, channels))
-            for name in (SSE_STARLETTE, RAW_ASGI)
+            for name in (SSE_STARLETTE, RAW_ASGI, BARE)
         ]
         subjects = [*await ours(ingress, connection, size), *peers]
         for _ in range(effort.of(4, 1)):
@@ -104,8 +105,10 @@ channel's message to the socket.
 - **sse-starlette**: hears the message by the same subscriber and puts it into a queue of the stream, whose generator
   yields one `ServerSentEvent` after the other. No log, no cursor, no resuming. It sends each event by itself, also
   those that came together.
-- **raw ASGI**: the same with a loop around `send` that joins bytes; events that came together leave together."""
-_NAMES = (USER_STREAMS, TURN_STREAMS, SSE_STARLETTE, RAW_ASGI)
+- **raw ASGI**: the same with a loop around `send` that joins bytes; events that came together leave together.
+- **bare protocol**: no server but a floor. It writes the frame to the socket in the callback that heard the message:
+  no uvicorn, no ASGI, no chunks, no task, and whoever does not read fast enough is nobody's concern."""
+_NAMES = (USER_STREAMS, TURN_STREAMS, SSE_STARLETTE, RAW_ASGI, BARE)
 
 
 def section(result: Fanout) -> Section:

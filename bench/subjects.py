@@ -26,7 +26,7 @@ from kdcube.redis.eventlog import Appended, EventLogs
 from kdcube.redis.queue import Claim, Opened, Queue
 
 USER_STREAMS, TURN_STREAMS = "KDCube, user streams", "KDCube, turn streams"
-SSE_STARLETTE, RAW_ASGI = "sse-starlette", "raw ASGI"
+SSE_STARLETTE, RAW_ASGI, BARE = "sse-starlette", "raw ASGI", "bare protocol"
 _IN_FLIGHT = 128
 _TS_MS = 1_700_000_000_000
 _DELTA = encode_line(

@@ -140,6 +140,10 @@ def _slope(few: Load, many: Load, more: int) -> dict[str, float]:
     return {part: (many.cpu_us[part].median - few.cpu_us[part].median) / more for part in few.cpu_us}
 
 
+def _whole_us(load: Load) -> float:
+    return load.system_cpu_us.median + load.cpu_us[OWN].median
+
+
 def section(result: Turns) -> Section:
     components = list(result.loads[0].cpu_us)
     system = [part for part in components if part != OWN]
@@ -149,6 +153,7 @@ def section(result: Turns) -> Section:
         ["events a turn in the log", *(digits(load.events_per_turn) for load in result.loads)],
         ["batches of deltas a turn", *(digits(load.appends_per_turn) for load in result.loads)],
         ["busy cores", *(digits(load.cores) for load in result.loads)],
+        ["turns/s that 2 cores allow at that cost", *(digits(2e6 / _whole_us(load)) for load in result.loads)],
     ]
     slopes = [
         [name, *(digits(each[part]) for part in components), digits(sum(each[part] for part in system))]
