@@ -153,6 +153,7 @@ async def _converse(session: Session, profile: Profile) -> None:
                 case Break():
                     view.note("Ctrl-C again leaves")
                 case Line(text) if text.startswith("/"):
+                    view.command(text)
                     await slash.run(text)
                 case Line(text) if text.strip():
                     await session.ask(text)
@@ -176,7 +177,7 @@ async def _view(
             painter = Painter(Console(file=sys.stdout), styles=settings.styles)
             history: Path | None = memory.input_history() if typed else None
             screen = Screen(inputs, keys, output, asks=typed, styles=settings.styles, history=history, words=COMMANDS)
-            async with screen, TerminalView(screen, painter) as view:
+            async with screen, TerminalView(screen, painter, echoes=asks) as view:
                 yield view
     else:
         with breaks(inputs):

@@ -65,6 +65,9 @@ class PlainView:
     def problem(self, text: str) -> None:
         self.note(f"kdcube: {text}")
 
+    def command(self, line: str) -> None:
+        pass
+
     def past(self, turn: Turn) -> None:
         self._out.write(f"> {turn.message}\n{turn.answer}\n\n")
         self._out.flush()
@@ -124,6 +127,9 @@ class JsonView:
 
     def problem(self, text: str) -> None:
         self.note(f"kdcube: {text}")
+
+    def command(self, line: str) -> None:
+        pass
 
     def past(self, turn: Turn) -> None:
         self._line({"event": "past", "data": msgspec.to_builtins(turn)})

@@ -17,7 +17,7 @@ from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
 from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.filters import Condition
-from prompt_toolkit.formatted_text import ANSI, StyleAndTextTuples, to_formatted_text
+from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, InMemoryHistory
 from prompt_toolkit.input import Input as Keyboard
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
@@ -29,6 +29,7 @@ from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.styles import Style
 
 from kdcube.cli.chat.inputs import Break, End, Inputs, Line
+from kdcube.cli.chat.tail import Tail
 
 _STYLE = Style.from_dict({"status": "#888888", "prompt": "bold #00af87", "auto-suggestion": "#666666"})
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -57,8 +58,7 @@ class Screen:
     ) -> None:
         self._inputs = inputs
         self._output = output
-        self._tail: StyleAndTextTuples = []
-        self._tail_rows = 0
+        self._tail = Tail()
         self._status = ""
         self._began = 0.0
         self._whole = True
@@ -68,7 +68,8 @@ class Screen:
             completer=WordCompleter(sorted(words), sentence=True),
             multiline=True,
         )
-        tail = Window(FormattedTextControl(lambda: self._tail), dont_extend_height=True, wrap_lines=False)
+        tail = Window(self._tail, dont_extend_height=True)
+        # With an input line there is a row for the status even when there is none: it keeps the line apart.
         status = Window(FormattedTextControl(self._status_line), height=1)
         line = Window(
             BufferControl(self._buffer, input_processors=[BeforeInput("› ", "class:prompt"), AppendAutoSuggestion()]),
@@ -80,8 +81,8 @@ class Screen:
             layout=Layout(
                 HSplit(
                     [
-                        ConditionalContainer(tail, Condition(lambda: bool(self._tail))),
-                        ConditionalContainer(status, Condition(lambda: bool(self._status))),
+                        ConditionalContainer(tail, Condition(lambda: len(self._tail) > 0)),
+                        ConditionalContainer(status, Condition(lambda: asks or bool(self._status))),
                         ConditionalContainer(line, Condition(lambda: asks)),
                     ]
                 ),
@@ -108,7 +109,7 @@ class Screen:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.status("")
-        self._tail = []
+        self._tail.show([])
         if self._app.is_running:
             self._app.exit()
         if self._running is not None:
@@ -126,7 +127,7 @@ class Screen:
     @property
     def shown_rows(self) -> int:
         """How many rows of what was printed last are surely still on the screen."""
-        return self._output.get_size().rows - self._tail_rows - _INPUT_ROWS - 2
+        return self._output.get_size().rows - len(self._tail) - _INPUT_ROWS - 2
 
     def print(self, text: str, *, instead_of: int = 0) -> None:
         """Puts lines (each ended) above what changes; ``instead_of`` so many rows that were printed last."""
@@ -143,8 +144,7 @@ class Screen:
     def tail(self, text: str) -> None:
         """Draws the lines that may change still, the last ``tail_rows`` of them."""
         lines = text.rstrip("\n").split("\n")[-self.tail_rows :] if text else []
-        self._tail_rows = len(lines)
-        self._tail = to_formatted_text(ANSI("\n".join(lines)))
+        self._tail.show(lines)
         self._app.invalidate()
 
     def status(self, text: str) -> None:
@@ -165,6 +165,8 @@ class Screen:
             self._app.invalidate()
 
     def _status_line(self) -> StyleAndTextTuples:
+        if not self._status:
+            return []
         passed_s = time.monotonic() - self._began
         wheel = _SPINNER[int(passed_s / _SPIN_S) % len(_SPINNER)]
         seconds = f" · {passed_s:.0f} s" if passed_s >= 1 else ""
@@ -180,6 +182,7 @@ class Screen:
         keys = KeyBindings()
 
         @keys.add("enter")
+        @keys.add("c-j")  # what was typed before the terminal was ours
         def enter(event: KeyPressEvent) -> None:
             text = self._buffer.text.strip()
             self._buffer.text = text
@@ -188,7 +191,6 @@ class Screen:
                 self._inputs.put_nowait(Line(text))
 
         @keys.add("escape", "enter")
-        @keys.add("c-j")
         def new_line(event: KeyPressEvent) -> None:
             self._buffer.newline(copy_margin=False)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from kdcube.cli.chat.inputs import Break, End, Inputs, Line
 from kdcube.cli.chat.view import View
@@ -24,12 +24,14 @@ class Leaving(Exception):
         self.interrupted = interrupted
 
 
-@dataclass(frozen=True, slots=True)
-class _Bounced:
-    """A steer that its turn did not take: it is a turn of its own."""
+@dataclass(slots=True)
+class _Steer:
+    """A message for the running turn. ``receipt`` is the last one that was shown; ``settled``: it needs no answer."""
 
-    turn_id: str
     text: str
+    sending: asyncio.Task[Accepted]
+    receipt: str | None = None
+    settled: bool = False
 
 
 class Session:
@@ -48,7 +50,8 @@ class Session:
         """The turn that was shown last, and its message."""
         self._running: str | None = None
         self._cancelling = False
-        self._asides: list[asyncio.Task[_Bounced | None]] = []
+        self._steers: list[_Steer] = []
+        self._asides: set[asyncio.Task[None]] = set()
         """What was begun beside the turn: cancelling it, steering it."""
 
     async def ask(self, text: str) -> Reading:
@@ -66,7 +69,7 @@ class Session:
         """Shows a turn that is there already."""
         self.view.asked(text)
         reading = await self._attend(self._show(turn_id, text))
-        await self._settle_asides()
+        await self._settle_steers()
         return reading
 
     def start_anew(self) -> None:
@@ -83,7 +86,7 @@ class Session:
     async def _turn(self, text: str, sending: Awaitable[Accepted]) -> Reading:
         self.view.asked(text)
         reading = await self._attend(self._send_and_show(text, sending))
-        await self._settle_asides()
+        await self._settle_steers()
         return reading
 
     async def _send_and_show(self, text: str, sending: Awaitable[Accepted]) -> Reading:
@@ -115,10 +118,8 @@ class Session:
             return await shown
         except BaseException:
             self.view.ended(None)
-            for task in (shown, *self._asides):
-                task.cancel()
-            await asyncio.gather(shown, *self._asides, return_exceptions=True)
-            self._asides.clear()
+            await _stop([shown, *self._asides, *(steer.sending for steer in self._steers)])
+            self._steers.clear()
             raise
 
     async def _listen(self, shown: asyncio.Task[T]) -> None:
@@ -134,13 +135,16 @@ class Session:
                     raise Leaving(interrupted=True)
                 case Break():
                     self._cancelling = True
-                    self._asides.append(asyncio.create_task(self._cancel()))
+                    self._aside(self._cancel())
                 case End() | Line("/quit"):
                     raise Leaving(interrupted=False)
                 case Line(text) if text.startswith("/"):
                     self.view.note("the turn still runs: Ctrl-C cancels it, /quit leaves it")
                 case Line(text):
-                    self._asides.append(asyncio.create_task(self._steer(text)))
+                    self.view.note(f"↪ {text}")
+                    steer = _Steer(text, asyncio.create_task(self._send(text, policy="steer")))
+                    self._steers.append(steer)
+                    self._aside(self._tell(steer))
 
     async def _cancel(self) -> None:
         """At once, or by ``_send_and_show`` as soon as the turn is accepted."""
@@ -151,33 +155,48 @@ class Session:
             except ClientError as error:
                 self.view.problem(told(error, self.client))
 
-    async def _steer(self, text: str) -> _Bounced | None:
-        """Sends it, tells what becomes of it, and returns it if it became a turn of its own."""
-        self.view.note(f"↪ {text}")
+    async def _tell(self, steer: _Steer) -> None:
+        """What becomes of it, until it is settled or begins as a turn of its own."""
         try:
-            accepted = await self._send(text, policy="steer")
-            turn_id = accepted.task_id
-            if accepted.receipt is None:
-                return _Bounced(turn_id, text)
-            self.view.note(f"↪ {accepted.receipt.state}")
-            async with aclosing(self.client.follow(turn_id)) as events:
+            accepted = await asyncio.shield(steer.sending)
+            if accepted.receipt is None:  # nothing ran any more, so it is a turn like others
+                return
+            self._receipt(steer, accepted.receipt.state)
+            async with aclosing(self.client.follow(accepted.task_id)) as events:
                 async for event in events:
                     if event.name == "chat_start":
-                        break
+                        return
                     if event.ends_turn and (state := event.data["data"]["state"]) in ("applied", "cancelled"):
-                        self.view.note(f"↪ {state}")
-                        return None
-            return _Bounced(turn_id, text)
+                        steer.settled = True
+                        self._receipt(steer, state)
         except ClientError as error:
+            steer.settled = True
             self.view.problem(told(error, self.client))
-            return None
 
-    async def _settle_asides(self) -> None:
-        """What came too late to steer the turn is shown as the turn that it became."""
-        while self._asides:
-            bounced = await self._attend(self._outcome(self._asides.pop(0)))
-            if bounced is not None:
-                await self.watch(bounced.turn_id, bounced.text)
+    def _receipt(self, steer: _Steer, state: str) -> None:
+        if state != steer.receipt:
+            steer.receipt = state
+            self.view.note("  accepted" if state == "accepted" else f"  {state}: {steer.text}")
 
-    async def _outcome(self, aside: asyncio.Task[_Bounced | None]) -> _Bounced | None:
-        return await aside
+    async def _settle_steers(self) -> None:
+        """Shows what came too late to steer the turn as the turn that it became."""
+        await _stop(self._asides)
+        while self._steers:
+            steer = self._steers.pop(0)
+            if not steer.settled:
+                await self._attend(self._tell(steer))  # anew: a stream says at once what has been decided
+            if not steer.settled:
+                self._receipt(steer, "bounced")
+                await self.watch(steer.sending.result().task_id, steer.text)
+
+    def _aside(self, doing: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(doing)
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
+
+
+async def _stop(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    stopped = list(tasks)
+    for task in stopped:
+        task.cancel()
+    await asyncio.gather(*stopped, return_exceptions=True)

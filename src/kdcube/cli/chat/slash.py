@@ -14,14 +14,16 @@ _ENDED = frozenset({"completed", "failed", "cancelled", "interrupted", "applied"
 COMMANDS = ("/conversations", "/open", "/retry", "/new", "/bundle", "/help", "/quit")
 
 _HELP = """\
-/conversations [WORDS]  your conversations, those with WORDS; /conversations more: the next page
-/open NUMBER|ID         go on with one of them
+/conversations [WORDS]  your conversations, or those with WORDS in their title
+/conversations more     the next of them
+/open NUMBER|ID         go on with one
 /retry                  ask the last question again
 /new                    begin a new conversation
-/bundle [ID]            who answers; ask another one from now on
+/bundle [ID]            who answers; with ID, who answers from now on
 /help                   this
-/quit                   leave (or Ctrl-D)
-While an answer comes: a line steers it, Ctrl-C cancels it. Alt-Enter begins a new line."""
+/quit                   leave, as Ctrl-D does
+While an answer comes, a line steers it and Ctrl-C cancels it.
+Alt-Enter begins a new line."""
 
 
 class Slash:

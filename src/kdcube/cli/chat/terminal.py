@@ -24,11 +24,12 @@ _STEP_SIGNS = {"completed": ("✓", _GOOD), "error": ("✗", _BAD), "skipped": (
 
 
 class TerminalView:
-    """A View on a Screen, which it borrows. An async context manager."""
+    """A View on a Screen, which it borrows. An async context manager. ``echoes``: it shows what was asked."""
 
-    def __init__(self, screen: Screen, painter: Painter) -> None:
+    def __init__(self, screen: Screen, painter: Painter, *, echoes: bool) -> None:
         self._screen = screen
         self._painter = painter
+        self._echoes = echoes
         self._dirty = asyncio.Event()
         self._drawing: asyncio.Task[None] | None = None
         self._clear()
@@ -56,7 +57,8 @@ class TerminalView:
 
     def asked(self, text: str) -> None:
         self._clear()
-        self._aside(f"› {text}", "bold", space=True)
+        if self._echoes:
+            self._aside(f"› {text}", "bold", space=True)
         self._screen.status("sending")
 
     def accepted(self, accepted: Accepted) -> None:
@@ -202,6 +204,9 @@ class TerminalView:
         self._sources([citation for group in turn.citations for citation in group])
         if turn.state in ("failed", "cancelled", "interrupted"):
             self._aside(turn.state, "yellow")
+
+    def command(self, line: str) -> None:
+        self._aside(f"› {line}", _DIM, space=True)
 
     def listing(self, conversations: Sequence[ConversationItem], first: int) -> None:
         for number, item in enumerate(conversations, first):

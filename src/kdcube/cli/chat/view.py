@@ -39,6 +39,10 @@ class View(Protocol):
         """Something went wrong."""
         ...
 
+    def command(self, line: str) -> None:
+        """A command was typed."""
+        ...
+
     def past(self, turn: Turn) -> None:
         """A turn of a conversation that is opened."""
         ...
@@ -49,7 +53,7 @@ class View(Protocol):
 
 
 def queued(position: int | None, eta_s: float | None) -> str:
-    if not position:
+    if not position or position == 1:
         return "waiting"
     eta = "" if not eta_s else f", about {max(1, round(eta_s))} s"
     return f"queued: position {position}{eta}"
