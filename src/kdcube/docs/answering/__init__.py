@@ -1,0 +1,1 @@
+"""Answers from what was found, with a language model or without one."""

@@ -1,0 +1,1 @@
+"""Language models by HTTP: OpenAI's chat completions and Anthropic's messages, streamed."""

@@ -1,0 +1,1 @@
+"""Files into documents: their title, and their text by headings, as Markdown."""
