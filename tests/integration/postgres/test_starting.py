@@ -211,6 +211,17 @@ async def test_another_attempt_keeps_its_parent_and_counts(world: World) -> None
     assert (started.attempt, started.parent_turn_id) == (2, "a")
 
 
+async def test_another_attempt_leaves_the_head_to_a_turn_that_ran_in_between(world: World) -> None:
+    """A replica of Valkey that lagged took over and gave the conversation away."""
+    await world.running("a", claim="k1")
+    assert await world.turns.requeue("a", "k1")
+    await world.ended("b")
+    assert isinstance(await world.start("a", claim="k2"), Started)
+    conversation = await world.conversations.get("u1", "c1")
+    assert conversation is not None
+    assert (conversation.head_turn_id, (await world.row("b")).parent_turn_id) == ("b", "a")
+
+
 async def test_requeue_needs_the_claim_and_no_cancel(world: World) -> None:
     await world.running("a", claim="k")
     assert not await world.turns.requeue("a", "other")

@@ -120,10 +120,11 @@ started as (
     and t.state = c.state and not t.cancel_requested
   returning t.turn_id, t.conversation_id, t.claim_id, t.attempt, t.parent_turn_id, t.started_ms, c.conversation_state
 ),
-moved as (
+moved as ( -- by the first attempt: turns that were given the conversation since are not to vanish from its branch
   update conversations c set head_turn_id = s.turn_id
   from started s
   where c.tenant = $1 and c.project = $2 and c.conversation_id = any($4) and c.conversation_id = s.conversation_id
+    and s.attempt = 1
 )
 select * from started
 
