@@ -97,13 +97,19 @@ class History:
     def check(self) -> None:
         """Fails with everything that is wrong."""
         found = self.violations()
-        about = [turn for turn in self.stored if any(turn in wrong for wrong in found)]
+        known = {*self.stored, *(send.task_id for send in self.sends if send.task_id is not None)}
+        about = [turn for turn in sorted(known) if any(turn in wrong for wrong in found)]
         assert not found, "\n".join(["the history breaks promises:", *found, *self._story(about)])
 
     def _story(self, turns: Sequence[str]) -> Iterator[str]:
         """All that is known of these turns."""
         for turn in turns:
-            yield f"{turn} is stored as {self.stored[turn]}"
+            yield f"{turn} is stored as {self.stored.get(turn)}"
+            conversation = next((send.conversation_id for send in self.sends if send.task_id == turn), None)
+            beside = [send.task_id for send in self.sends if send.conversation_id == conversation and send.task_id]
+            for other in (self.stored[other] for other in beside if other in self.stored):
+                told = [other.get(name) for name in ("task_id", "state", "attempt", "parent_turn_id", "started_at")]
+                yield f"beside it {told}"
             yield f"{turn} ran as {[run for run in self.ran if run.turn == turn]}"
             for name, events in self.views.items():
                 if saw := [_brief(event) for event in events if event.turn == turn]:

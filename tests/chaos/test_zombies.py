@@ -16,6 +16,8 @@ from tests.e2e.conftest import Stack
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 WORDS = "one two three four five"
+BEFORE_THE_BUNDLE = ("proc.claim.after", "proc.start.before", "proc.start.after", "proc.open.before")
+"""Steps of a turn of which nothing has run, in their order."""
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +36,12 @@ def asleep(pid: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-async def test_a_claimant_sleeps_and_wakes(enter, conversation, gate, steps, choose, number):
+async def test_a_claimant_sleeps_and_wakes(scene, conversation, gate, steps, choose, number):
     """One of the two leads the maintenance, so each is the zombie once."""
-    scene = enter()
     await scene.watch()
     zombie, other = (scene.stack.pids[f"proc-{n}"] for n in (number, 1 - number))
     held = {"hold": str(gate), "hold_after": 3}
-    before_start = steps[
-        choose.choice(["proc.claim.after", "proc.start.before", "proc.start.after", "proc.open.before"])
-    ]
+    unstarted: list[str] = []
     with asleep(other):
         in_turn = await scene.sent(WORDS, conversation, trial=held)
         again = await scene.sent(WORDS, f"{conversation}-again", bundle_id=REPEATABLE, trial=held)
@@ -50,12 +49,15 @@ async def test_a_claimant_sleeps_and_wakes(enter, conversation, gate, steps, cho
         for turn in (in_turn, again):
             await scene.follow(turn, deltas=3)
         behind = await scene.sent("behind", conversation)
-        before_start.close()
-        unstarted = await scene.sent(WORDS, f"{conversation}-unstarted", trial=held)
-        assert await before_start.pid() == zombie
+        for step in reversed(BEFORE_THE_BUNDLE):
+            steps[step].close()  # what comes after this one waits at an earlier step
+            unstarted.append(await scene.sent(WORDS, f"{conversation}-{step}", trial=held))
+            assert await steps[step].pid() == zombie
     with asleep(zombie):
-        before_start.open()
-        await scene.follow(unstarted, deltas=3)
+        for step in choose.sample(BEFORE_THE_BUNDLE, len(BEFORE_THE_BUNDLE)):
+            steps[step].open()
+        for turn in unstarted:
+            await scene.follow(turn, deltas=3)
         await scene.follow(again, at=1, deltas=6)
         await scene.read(in_turn)
     await asyncio.sleep(choose.uniform(0.0, 3.0))
@@ -64,5 +66,5 @@ async def test_a_claimant_sleeps_and_wakes(enter, conversation, gate, steps, cho
     assert (stored[in_turn]["state"], stored[in_turn]["answer"]) == ("interrupted", "one two three ")
     assert answer(scene.seen(in_turn)) == "one two three "
     assert (stored[again]["state"], stored[again]["attempt"]) == ("completed", 2)
-    assert (stored[unstarted]["state"], stored[behind]["state"]) == ("completed", "completed")
-    assert scene.history.began().count(unstarted) == 1
+    assert {stored[turn]["state"] for turn in (behind, *unstarted)} == {"completed"}
+    assert all(scene.history.began().count(turn) == 1 for turn in unstarted)
