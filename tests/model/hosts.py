@@ -37,7 +37,7 @@ class Run:
     ended: str = ""
     alive: bool = True
     lapsed: bool = False
-    """Its worker let the lease run out: from then on others may decide about the turn."""
+    """It began when its worker had let the lease run out, but did not know it yet."""
     stubborn: bool = False
     commands: asyncio.Queue[tuple[str, Any]] = field(default_factory=asyncio.Queue[tuple[str, Any]])
     taking: asyncio.Task[Any] | None = None

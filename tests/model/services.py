@@ -166,6 +166,13 @@ class Doorbell:
             self.waiting.set_result(None)
 
 
+class SteppedKeeper(LeaseKeeper):
+    """Counts from the claim by the same clock as from a renewal: that of the test."""
+
+    def add(self, turn_id: str, claim_id: str, *, sent_at: float) -> None:
+        super().add(turn_id, claim_id, sent_at=self._clock())
+
+
 class WorkerService(Service):
     def __init__(self, name: str, stores: Stores, began: Callable[[WorkerService, TurnJob, TurnSink], Run]) -> None:
         self._began = began
@@ -188,7 +195,7 @@ class WorkerService(Service):
             describe=lambda: (0 if self.worker.draining else SLOTS, {"bundles": list(ATTEMPTS)}),
         )
         stack.callback(renewal.close)
-        self.keeper = LeaseKeeper(
+        self.keeper = SteppedKeeper(
             renewal,
             lease_s=LEASE_S,
             on_lost=lambda turn, claim: self.worker.lost(turn, claim),

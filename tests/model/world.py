@@ -317,8 +317,13 @@ class World:
                 lease = worker.keeper._leases.get(attempt.envelope.turn_id)
                 if lease is None or lease.sent_at < self.clock:
                     self._lapsed.add((worker.worker_id, attempt.claim_id))
-            for run in worker.runs:
-                run.lapsed = run.lapsed or (worker.worker_id, run.claim_id) in self._lapsed
+            for process in worker.pool.processes:
+                # Without a pulse it ends itself; with an abandoned turn it is killed, both within the lease's margin.
+                if worker.stalled or any(
+                    (worker.worker_id, run.claim_id) in self._lapsed for _, run in process.runs.values()
+                ):
+                    worker.actor.do(process.die)
+        await self.quiet(0)
 
     async def rows_age(self, seconds: float) -> None:
         await self._backend.database.fetch(
