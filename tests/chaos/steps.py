@@ -26,9 +26,9 @@ def _steps(tree: ast.Module) -> Iterator[str]:
             continue
         called, name = ast.unparse(node.func).rpartition(".")[2], node.args[0]
         if called in ("hit", "failpoint"):
-            # One that is put together is that of _until_done, below.
+            # One that is put together is that of until_done, below.
             yield from [name.value] if isinstance(name, ast.Constant) else _put_together(name)
-        elif called == "_until_done":
+        elif called == "until_done":
             assert isinstance(name, ast.Constant), f"a failpoint without a name of its own: {ast.unparse(node)}"
             yield from (f"{name.value}.before", f"{name.value}.after")
 

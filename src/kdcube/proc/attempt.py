@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable
 
 import structlog
 
@@ -17,7 +16,6 @@ from kdcube.postgres.records import (
     NotStarted,
     Started,
     StartRequest,
-    StoredTurn,
 )
 from kdcube.proc.bundles.jobs import (
     BundleUnavailable,
@@ -33,33 +31,24 @@ from kdcube.proc.bundles.jobs import (
     TurnTooLarge,
 )
 from kdcube.proc.bundles.pool import RunningTurn
+from kdcube.proc.claimed import RETRY_S, ClaimedTurn, now_ms
 from kdcube.proc.desk import Desk
 from kdcube.proc.log_writer import LogWriter
-from kdcube.proc.outcomes import as_history, discarded_steers, line_of, verdict
-from kdcube.protocol.cursors import Position
+from kdcube.proc.outcomes import as_history, verdict
 from kdcube.protocol.endings import terminal_line
-from kdcube.protocol.errors import EpochMismatch, KDCubeError, StoreUnavailable
+from kdcube.protocol.errors import KDCubeError
 from kdcube.protocol.events import Fold, Kind, encode_line
 from kdcube.protocol.heads import encode_head
 from kdcube.protocol.turns import TERMINAL, TurnState
 from kdcube.redis.queue import Claim, Fenced
 from kdcube.redis.steer import TakenSteer
-from kdcube.telemetry import failpoints
 
 log = structlog.get_logger()
 
 FLUSH_S = 5.0
 """At an end with Valkey away, the log is waited for so long; the stored turn has everything."""
-BUSY_RETRY_S = 0.5
 HOST_WAIT_S = 60.0
 """A turn that has started waits so long for a host of its bundle; then it fails (rule 25)."""
-_RETRY_S = 0.1
-
-T = TypeVar("T")
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 class Attempt:
@@ -69,8 +58,7 @@ class Attempt:
         """``on_slot_free`` is called once, when the bundle host is done with the turn; ends may take longer."""
         self._desk = desk
         self._on_slot_free: Callable[[], None] | None = on_slot_free
-        self._claim = claim
-        self._epoch = epoch
+        self._turn = ClaimedTurn(desk, claim, epoch)
         self.envelope = claim.envelope
         self.claim_id = claim.claim_id
         self._attempt = 0
@@ -83,7 +71,6 @@ class Attempt:
         self._stopped: asyncio.Future[Outcome | KDCubeError] = asyncio.get_running_loop().create_future()
         self._hand_back = False
         self._cancelled = False
-        self._lost = asyncio.Event()
 
     # --- what others tell it ------------------------------------------------------------------------------------------
 
@@ -105,7 +92,7 @@ class Attempt:
 
     def lose(self) -> None:
         """The lease is lost: somebody else may decide about the turn. PostgreSQL's fence tells who does."""
-        self._lost.set()
+        self._turn.lease_lost.set()
         self._stop(HostLost("lease_lost"))
         if self._running:
             self._running.abandon()
@@ -115,7 +102,7 @@ class Attempt:
         if self._running is None:
             self._steers_wait = True
             return
-        taken = await self._until_done(
+        taken = await self._turn.until_done(
             "proc.steers",
             lambda: self._desk.steers.take(self.envelope, self.claim_id, epoch=self._desk.epoch_watch.current),
         )
@@ -133,9 +120,9 @@ class Attempt:
     async def apply(self, steer_ids: list[str]) -> set[str]:
         """PostgreSQL first: what it commits as applied is handed to the bundle, nothing else."""
         # Repeated until it is known: a steer that was applied for a bundle which never had it would be lost.
-        applied = await self._until_done("proc.apply", lambda: self._commit_applied(steer_ids))
+        applied = await self._turn.until_done("proc.apply", lambda: self._commit_applied(steer_ids))
         if applied:
-            await self._until_done(
+            await self._turn.until_done(
                 "proc.applied",
                 lambda: self._desk.steers.applied(
                     self.envelope, self.claim_id, sorted(applied), epoch=self._desk.epoch_watch.current
@@ -168,23 +155,23 @@ class Attempt:
 
     async def _run(self) -> None:
         if self._hand_back:
-            await self._release()
+            await self._turn.release()
             return
         try:
             version = self._desk.pool.version(self.envelope.bundle_id)
         except BundleUnavailable as error:
             log.warning("turn handed back", turn_id=self.envelope.turn_id, reason=str(error))
-            await self._release()
+            await self._turn.release()
             return
         outcome = await self._commit_start(version)
         if isinstance(outcome, NotStarted):
-            await self._settle_unstarted(outcome)
+            await self._turn.settle_unstarted(outcome)
             return
         self._attempt = outcome.attempt
         writer = await self._open_log(version)
         if writer is None:
             # Fenced between START and the log: nothing has run. Who fenced this claim has the turn in Valkey.
-            await self._take_back_start(self.claim_id)
+            await self._turn.take_back_start(self.claim_id)
             return
         self._writer = writer
         writing = asyncio.create_task(writer.run())
@@ -199,27 +186,27 @@ class Attempt:
     async def _commit_start(self, version: str) -> Started | NotStarted:
         request = StartRequest(
             self.envelope,
-            self._claim.order,
-            self._claim.accepted_ms,
+            self._turn.claim.order,
+            self._turn.claim.accepted_ms,
             self.claim_id,
             self._desk.worker_id,
             version,
-            self._epoch,
+            self._turn.epoch,
         )
         # The same claim gets the same answer: a lost reply is asked again while the lease holds.
-        return await self._until_done("proc.start", lambda: self._desk.turns.start(request), while_leased=True)
+        return await self._turn.until_done("proc.start", lambda: self._desk.turns.start(request), while_leased=True)
 
     async def _open_log(self, version: str) -> LogWriter | None:
         head = encode_head(self.envelope, version)
         line = encode_line(
             Kind.START,
             "chat.start",
-            ts_ms=_now_ms(),
+            ts_ms=now_ms(),
             attempt=self._attempt,
             supersedes=self._attempt - 1 if self._attempt > 1 else None,
             data={"message": self.envelope.text, "bundle_id": self.envelope.bundle_id, "bundle_version": version},
         )
-        opened = await self._until_done(
+        opened = await self._turn.until_done(
             "proc.open",
             lambda: self._desk.queue.start(
                 self.envelope,
@@ -253,7 +240,7 @@ class Attempt:
         desk, envelope, turn_id = self._desk, self.envelope, self.envelope.turn_id
         history: list[HistoryItem] = []
         if started.parent_turn_id is not None:
-            before = await self._until_done("proc.history", lambda: desk.turns.history(started.parent_turn_id))
+            before = await self._turn.until_done("proc.history", lambda: desk.turns.history(started.parent_turn_id))
             history = as_history(before)
         if self._cancelled:
             return Cancelled()
@@ -272,12 +259,14 @@ class Attempt:
         if not isinstance(running, RunningTurn):
             return running
         self._running = running
-        if self._lost.is_set():
+        if self._turn.lease_lost.is_set():
             running.abandon()
         elif self._cancelled:
             running.cancel("cancelled")
         if self._attempt > 1:  # what the attempt before was given, its answer does not show any more
-            for steer in await self._until_done("proc.again", lambda: desk.turns.steers(turn_id, TurnState.APPLIED)):
+            for steer in await self._turn.until_done(
+                "proc.again", lambda: desk.turns.steers(turn_id, TurnState.APPLIED)
+            ):
                 running.steer(Steer(steer.turn_id, steer.text, steer.payload))
         if self._steers_wait:  # some came since the claim
             await self.take_steers()
@@ -301,7 +290,7 @@ class Attempt:
                 if time.monotonic() >= deadline:
                     message = "The application is not available now; please try again."
                     return Failed("bundle_unavailable", message, detail=str(error))
-            await asyncio.wait({self._stopped}, timeout=_RETRY_S)
+            await asyncio.wait({self._stopped}, timeout=RETRY_S)
             if self._cancelled:
                 return Cancelled()
             if self._stopped.done():
@@ -313,19 +302,21 @@ class Attempt:
         if self._may_repeat(outcome):
             if running:  # the next attempt does not begin while code of this one may run
                 await asyncio.shield(running.exited)
-            if await self._requeue(claim_id):
-                await self._release()
+            if await self._turn.requeue(claim_id):
+                await self._turn.release()
                 return
             state, error = TurnState.CANCELLED, None  # or fenced: then PostgreSQL says so
         if isinstance(outcome, Completed | Failed) and (untaken := outcome.untaken_steers):
             # The bundle ended before it had them. The reconciler puts what becomes a turn into the queue.
-            await self._until_done("proc.untaken", lambda: self._desk.turns.return_steers(turn_id, claim_id, untaken))
+            await self._turn.until_done(
+                "proc.untaken", lambda: self._desk.turns.return_steers(turn_id, claim_id, untaken)
+            )
         snapshot = fold.snapshot()
         ending = Ending(
             turn_id=turn_id,
             claim_id=claim_id,
             state=state,
-            ended_ms=_now_ms(),
+            ended_ms=now_ms(),
             text_by_marker=snapshot.text,
             steps=snapshot.steps,
             services=snapshot.services,
@@ -334,7 +325,7 @@ class Attempt:
             bundle_version=running and running.bundle_version,
             lingers=running is not None and not running.exited.done(),
         )
-        finished = await self._until_done("proc.finish", lambda: self._desk.turns.finish(ending))
+        finished = await self._turn.until_done("proc.finish", lambda: self._desk.turns.finish(ending))
         match finished:
             case Finished(_, discarded):
                 line = terminal_line(
@@ -346,49 +337,20 @@ class Attempt:
                     services=snapshot.services,
                 )
                 said = self._writer.said if self._writer else None
-                await self._close(state, line, discarded, lingers=ending.lingers, said=said)
+                await self._turn.close(state, line, discarded, lingers=ending.lingers, said=said)
             case NotFinished(turn) if turn is not None and turn.state in TERMINAL:
-                await self._close_as(turn)
+                await self._turn.close_as(turn)
             case NotFinished(turn) if turn is not None and turn.state is TurnState.QUEUED:
-                await self._release()  # it was given back, and the reply was lost
+                await self._turn.release()  # it was given back, and the reply was lost
             case _:
                 log.info("the turn went on without this attempt", turn_id=turn_id)
         if ending.lingers and running is not None:
             await asyncio.shield(running.exited)
-            await self._until_done("proc.left", lambda: self._desk.turns.exited(turn_id))
-            await self._until_done(
+            await self._turn.until_done("proc.left", lambda: self._desk.turns.exited(turn_id))
+            await self._turn.until_done(
                 "proc.exited",
                 lambda: self._desk.queue.exited(turn_id, claim_id, epoch=self._desk.epoch_watch.current),
             )
-
-    async def _close(
-        self,
-        state: TurnState,
-        line: bytes,
-        discarded: Sequence[str],
-        *,
-        lingers: bool = False,
-        said: Position | None = None,
-    ) -> None:
-        """Valkey follows what PostgreSQL has decided."""
-        await self._until_done(
-            "proc.close",
-            lambda: self._desk.queue.finish(
-                self.envelope,
-                None,
-                epoch=self._desk.epoch_watch.current,
-                state=state,
-                line=line,
-                discarded=discarded,
-                host_lives=lingers,
-                said=said,
-            ),
-        )
-
-    async def _close_as(self, turn: StoredTurn) -> None:
-        """Somebody else has ended the turn."""
-        discarded = await self._until_done("proc.discarded", lambda: discarded_steers(self._desk.turns, turn))
-        await self._close(turn.state, line_of(turn), discarded)
 
     def _may_repeat(self, outcome: Outcome | KDCubeError) -> bool:
         match outcome:
@@ -410,89 +372,6 @@ class Attempt:
                 return False
         return self._attempt < allowed
 
-    async def _requeue(self, claim_id: str, epoch: int | None = None) -> bool:
-        """PostgreSQL: running under ``claim_id`` becomes queued again, if ``epoch`` is current; True when it did."""
-        return await self._until_done(
-            "proc.requeue", lambda: self._desk.turns.requeue(self.envelope.turn_id, claim_id, epoch=epoch)
-        )
-
-    async def _take_back_start(self, claim_id: str, epoch: int | None = None) -> bool:
-        """``_requeue`` of a START under which nothing has run. A turn that was cancelled meanwhile ends instead."""
-        turn_id = self.envelope.turn_id
-        if await self._requeue(claim_id, epoch):
-            return True
-        ending = Ending(turn_id=turn_id, claim_id=claim_id, state=TurnState.CANCELLED, ended_ms=_now_ms())
-        finished = await self._until_done("proc.get", lambda: self._desk.turns.get(turn_id))
-        if finished and finished.cancel_requested and finished.claim_id == claim_id:
-            await self._until_done("proc.finish", lambda: self._desk.turns.finish(ending))
-            finished = await self._until_done("proc.get", lambda: self._desk.turns.get(turn_id))
-        if finished and finished.state in TERMINAL:
-            await self._close_as(finished)
-        return False
-
-    async def _settle_unstarted(self, outcome: NotStarted) -> None:
-        """PostgreSQL refused START: Valkey follows the row."""
-        turn = outcome.turn
-        log.info("turn not started", turn_id=self.envelope.turn_id, reason=outcome.reason)
-        if outcome.reason == "stale_epoch":
-            return  # the working state was rebuilt without this claim
-        if turn is None:  # its conversation is not the user's, or is deleted
-            line = terminal_line(
-                TurnState.FAILED,
-                ts_ms=_now_ms(),
-                attempt=0,
-                answer="",
-                error={"code": "conversation_not_found", "message": "The conversation does not exist."},
-            )
-            await self._close(TurnState.FAILED, line, ())
-        elif turn.state in TERMINAL or turn.state is TurnState.APPLIED:  # the worker died before Valkey knew
-            await self._close_as(turn)
-        elif turn.state is TurnState.RUNNING and turn.claim_id is not None and turn.claim_id != self.claim_id:
-            if not await self._until_done("proc.stands", self._claim_stands):
-                # This worker slept, or a replica that lags took over: the turn may well run under that claim.
-                await asyncio.sleep(BUSY_RETRY_S)
-                await self._release()
-            # Valkey fenced that claim before its log was opened, so nothing ran under it: take its START back.
-            elif await self._take_back_start(turn.claim_id, epoch=self._epoch):
-                await self._release()
-        else:  # another turn of the conversation still runs in PostgreSQL; its end is on its way
-            await asyncio.sleep(BUSY_RETRY_S)
-            await self._release()
-
-    async def _claim_stands(self) -> bool:
-        """Whether the turn is under this claim, on the very server whose epoch the claim is of: asked in this order, as
-        the answer of a replica that takes over in between does not count."""
-        held = await self._desk.queue.holds(self.envelope.turn_id, self.claim_id)
-        return held and await self._desk.epoch_watch.stands(self._epoch)
-
-    async def _release(self) -> None:
-        await self._until_done(
-            "proc.release",
-            lambda: self._desk.queue.release(
-                self.envelope.turn_id, self.claim_id, epoch=self._desk.epoch_watch.current
-            ),
-        )
-
-    async def _until_done(self, name: str, step: Callable[[], Awaitable[T]], *, while_leased: bool = False) -> T:
-        """Repeats an idempotent step while a store is away. With ``while_leased``, gives up once the lease is lost.
-
-        Raises ClaimGivenUp then: the turn is left to the reaper. ``name`` is that of the failpoints around the step.
-        """
-        while True:
-            try:
-                await failpoints.hit(f"{name}.before")
-                done = await step()
-                await failpoints.hit(f"{name}.after")
-                return done
-            except StoreUnavailable as error:
-                log.warning("a store is away", turn_id=self.envelope.turn_id, error=str(error))
-                await asyncio.sleep(_RETRY_S)
-            except EpochMismatch:
-                self._desk.epoch_watch.suspect()
-                await self._desk.epoch_watch.wait_for()
-            if while_leased and self._lost.is_set():
-                raise ClaimGivenUp
-
     def _written(self, n_bytes: int) -> None:
         if self._running:
             self._running.credit(n_bytes)
@@ -500,7 +379,3 @@ class Attempt:
     def _stop(self, reason: Outcome | KDCubeError) -> None:
         if not self._stopped.done():
             self._stopped.set_result(reason)
-
-
-class ClaimGivenUp(KDCubeError):
-    """The lease ran out before the turn could start; the reaper settles it."""

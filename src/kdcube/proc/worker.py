@@ -10,7 +10,8 @@ from typing import Any
 
 import structlog
 
-from kdcube.proc.attempt import Attempt, ClaimGivenUp
+from kdcube.proc.attempt import Attempt
+from kdcube.proc.claimed import ClaimGivenUp
 from kdcube.proc.desk import Desk
 from kdcube.proc.lease import LeaseKeeper
 from kdcube.proc.protection import Protection
