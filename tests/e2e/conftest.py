@@ -17,6 +17,7 @@ import httpx
 import pytest
 from tests.e2e.client import Client, Gate
 
+import kdcube
 from kdcube.local.ports import free_port
 from kdcube.local.process import birth_of
 from kdcube.local.state import State, read_state
@@ -35,6 +36,7 @@ USERS = {
     # The strangers of tests that want a user with no past: see the fixture ``connect``.
     **{f"token-{n}": {"sub": f"user-{n}", "username": f"user-{n}", "email": "", "roles": []} for n in range(500)},
 }
+ECHO = Path(kdcube.__file__).parent / "echo"
 TRIAL = Path(__file__).parent / "trial"
 """A bundle that tests can hold."""
 
@@ -72,7 +74,9 @@ class Stack:
                 process.kill()
 
     def up(self, args: Sequence[str] = ()) -> None:
-        done = self.kdcube("up", "--detach", "--auth", str(self._auth), *args)
+        """Echo is the default bundle, unless ``args`` name one, or documents."""
+        default = () if {"--bundle", "--docs"} & set(args) else ("--bundle", str(ECHO))
+        done = self.kdcube("up", "--detach", "--auth", str(self._auth), *args, *default)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}{self.logs()}"
         self._instances = self.pids.keys()
 

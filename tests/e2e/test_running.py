@@ -71,7 +71,10 @@ def test_status_tells_what_runs(stack):
     checksums = {service["config_checksum"] for service in found["services"] if service["name"] in ("ingress", "proc")}
     assert len(checksums) == 1
     assert None not in checksums
-    assert [(bundle["id"], bundle["default"]) for bundle in found["bundles"]] == [("echo@1.0.0", True)]
+    assert [(bundle["id"], bundle["default"]) for bundle in found["bundles"]] == [
+        ("docs@1.0.0", False),
+        ("echo@1.0.0", True),
+    ]
     assert set(found["bundles"][0]) == {"id", "version", "default", "host_pids"}
 
 
@@ -148,7 +151,11 @@ def test_own_bundles_are_served_beside_echo(new_stack, tmp_path):
     send(stack, stack.ingress[0], "own-bundle")
     assert answer_of(stack.ingress[0], "own-bundle") == "ONE TWO THREE"
     found = json.loads(stack.kdcube("status", "--json").stdout)
-    assert {bundle["id"]: bundle["default"] for bundle in found["bundles"]} == {"loud@1.0.0": True, "echo@1.0.0": False}
+    assert {bundle["id"]: bundle["default"] for bundle in found["bundles"]} == {
+        "loud@1.0.0": True,
+        "docs@1.0.0": False,
+        "echo@1.0.0": False,
+    }
 
 
 def test_ctrl_c_lets_a_running_turn_finish_and_leaves_nothing(new_stack):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +12,14 @@ from cyclopts.types import ExistingFile
 from cyclopts.validators import Number
 
 from kdcube.cli.detach import detach as in_background
+from kdcube.cli.indexing import shown_progress
 from kdcube.cli.settings import check_given_database, local_settings
 from kdcube.cli.welcome import welcome
+from kdcube.local.docs import DOCS_ID, check_folder
 from kdcube.local.home import Home
 from kdcube.local.run import run
 from kdcube.local.stack import MAX_PROCESSES, Options, Stack
+from kdcube.protocol.errors import InvalidInput
 
 _Processes = Annotated[int, Parameter(validator=Number(gte=1, lte=MAX_PROCESSES))]
 
@@ -27,6 +31,7 @@ def up(
     proc: _Processes = 1,
     slots: Annotated[int | None, Parameter(validator=Number(gte=1, lte=1000))] = None,
     bundle: Annotated[list[Path] | None, Parameter(negative="")] = None,
+    docs: Path | None = None,
     auth: ExistingFile | None = None,
     redis_url: str | None = None,
     database_url: str | None = None,
@@ -45,6 +50,8 @@ def up(
         Turns at once in each proc.
     bundle
         The folder of a bundle to serve; may be given several times. The first one becomes the default.
+    docs
+        A folder of Markdown, HTML, PDF and text files to answer questions about; by default KDCube's own documents.
     auth
         A JSON file of tokens: {token: {"sub": ..., "username": ..., "email": ..., "roles": [...]}}.
     redis_url
@@ -54,11 +61,14 @@ def up(
     """
     check_given_database(database_url)
     settings = local_settings()
+    if docs is not None and DOCS_ID in settings.bundles.bundles:
+        raise InvalidInput("docs", f"--docs: AGENTIC_BUNDLES_JSON sets {DOCS_ID} already; name the folder there")
     options = Options(
         ingress=ingress,
         proc=proc,
         slots=slots,
         bundles=tuple(bundle or ()),
+        docs=docs and check_folder(docs),
         auth=auth and auth.absolute(),
         redis_url=redis_url,
         database_url=database_url,
@@ -67,10 +77,15 @@ def up(
     stack = Stack(home, settings, options)
     if detach:
         home.make()
-        in_background(lambda ready: asyncio.run(run(stack, _report, ready)), home.logs / "supervisor.log")
+        in_background(lambda ready: _run(stack, ready), home.logs / "supervisor.log")
         welcome(home)
     else:
-        asyncio.run(run(stack, _report, lambda: welcome(home)))
+        _run(stack, lambda: welcome(home))
+
+
+def _run(stack: Stack, on_up: Callable[[], None]) -> None:
+    with shown_progress(_report) as watch:
+        asyncio.run(run(stack, _report, on_up, watch))
 
 
 def _report(line: str) -> None:

@@ -1,4 +1,4 @@
-"""The bundles that ``kdcube up`` serves: the echo bundle, the user's registry, and the folders that it is given."""
+"""The bundles that ``kdcube up`` serves: docs and echo, the user's registry, and the folders that it is given."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class BundleDoesNotLoad(KDCubeError):
     """A bundle's code cannot be loaded."""
 
 
-async def assemble(registry: BundleRegistry, folders: Sequence[Path]) -> BundleRegistry:
-    """``registry`` with the echo bundle and ``folders``. The default is the registry's own, else the first folder,
-    else echo.
+async def assemble(registry: BundleRegistry, folders: Sequence[Path], docs: BundleEntry) -> BundleRegistry:
+    """``registry`` with docs, echo and ``folders``. The default is the registry's own, else the first folder, else
+    docs. Whatever has the id of one of ours takes its place.
 
     Raises BundleDoesNotLoad.
     """
     echo = str(resources.files("kdcube") / "echo")
     own = [await _check(folder) for folder in folders]
-    bundles = {entry.id: entry for entry in (BundleEntry(id="echo@1.0.0", path=echo), *own)}
-    if len(bundles) <= len(own):
+    if len({entry.id for entry in own}) < len(own):
         raise BundleDoesNotLoad(f"two of the bundles have the same id: {', '.join(entry.id for entry in own)}")
-    first = own[0].id if own else "echo@1.0.0"
+    bundles = {entry.id: entry for entry in (docs, BundleEntry(id="echo@1.0.0", path=echo), *own)}
+    first = own[0].id if own else docs.id
     return BundleRegistry(
         default_bundle_id=registry.default_bundle_id or first, bundles={**bundles, **registry.bundles}
     )

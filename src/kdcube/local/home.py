@@ -37,6 +37,11 @@ class Home:
         return self.path / "postgres"
 
     @property
+    def cache(self) -> Path:
+        """What can be made again."""
+        return self.path / "cache"
+
+    @property
     def run(self) -> Path:
         """For what only a running system needs, such as sockets."""
         return self.path / "run"

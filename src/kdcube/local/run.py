@@ -6,15 +6,20 @@ import asyncio
 import signal
 from collections.abc import Callable
 
+from kdcube.docs.indexing.place import Progress
+from kdcube.local.docs import read_docs
 from kdcube.local.down import sweep
 from kdcube.local.stack import Stack
 from kdcube.local.supervisor import Supervisor, open_supervisor
 
 
-async def run(stack: Stack, report: Callable[[str], None], on_up: Callable[[], None]) -> None:
+async def run(
+    stack: Stack, report: Callable[[str], None], on_up: Callable[[], None], watch: Callable[[Progress], None]
+) -> None:
     """Bring ``stack`` up, call ``on_up``, keep it running until a signal to stop, and drain it. A second one hurries.
 
-    Raises KDCubeError when it cannot come up or cannot be kept up; what was started has been drained by then.
+    Meanwhile the documents are read, of which ``watch`` is told. Raises KDCubeError when it cannot come up or cannot be
+    kept up; what was started has been drained by then.
     """
     with stack.home.locked():
         sweep(stack.home, report)
@@ -22,14 +27,17 @@ async def run(stack: Stack, report: Callable[[str], None], on_up: Callable[[], N
         async with open_supervisor(stack.home, stack.url, report) as supervisor:
             work = asyncio.create_task(_work(stack, supervisor, on_up))
             wanted = asyncio.create_task(_stop_signal(supervisor, report))
+            reading = asyncio.create_task(read_docs(stack.docs, stack.home, report, watch))
             try:
                 await asyncio.wait({work, wanted}, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 work.cancel()
                 wanted.cancel()
-            await asyncio.wait({work})
-            if not work.cancelled():
-                work.result()
+                reading.cancel()
+            await asyncio.wait({work, reading})
+            for task in (work, reading):
+                if not task.cancelled():
+                    task.result()
 
 
 async def _work(stack: Stack, supervisor: Supervisor, on_up: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ from typing import Self
 from kdcube.config.bundles import BundleRegistry, read_bundles
 from kdcube.config.environment import Environment
 from kdcube.config.gateway import read_gateway
+from kdcube.local.docs import GRANTED
 
 _FIRST_PORT = 8010
 _PORTS = 100
@@ -24,7 +25,7 @@ _FOR_INGRESS = (
     *("AUTH_PROVIDER", "IDP_DB_PATH", "KDCUBE_ANONYMOUS", "CORS_CONFIG", "KDCUBE_KEEPALIVE_SEC"),
     *("ID_TOKEN_HEADER_NAME", "AUTH_TOKEN_COOKIE_NAME", "ID_TOKEN_COOKIE_NAME"),
 )
-_FOR_PROC = ("CHAT_TASK_TIMEOUT_SEC", "KDCUBE_SLOTS", "HEARTBEAT_INTERVAL")
+_FOR_PROC = ("CHAT_TASK_TIMEOUT_SEC", "KDCUBE_SLOTS", "HEARTBEAT_INTERVAL", *GRANTED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

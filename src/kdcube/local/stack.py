@@ -10,10 +10,12 @@ from functools import partial
 from pathlib import Path
 from socket import gethostname
 
+from kdcube.config.bundles import BundleEntry
 from kdcube.config.ingress import IngressSettings
 from kdcube.config.load import load
 from kdcube.config.proc import ProcSettings
 from kdcube.local.bundles import assemble
+from kdcube.local.docs import DOCS_ID, docs_entry
 from kdcube.local.home import Home
 from kdcube.local.ports import is_free
 from kdcube.local.postgres import STOP_SIGNAL, Postgres
@@ -49,6 +51,8 @@ class Options:
     proc: int = 1
     slots: int | None = None
     bundles: Sequence[Path] = ()
+    docs: Path | None = None
+    """Whose documents the docs bundle answers about, absolute; None: those of KDCube."""
     auth: Path | None = None
     redis_url: str | None = None
     database_url: str | None = None
@@ -67,10 +71,15 @@ class Stack:
         """Where clients go: the first ingress process."""
         return f"http://{HOST}:{self.settings.first_port}"
 
+    @property
+    def docs(self) -> BundleEntry:
+        """The docs bundle, as it is served."""
+        return self.settings.bundles.bundles.get(DOCS_ID) or docs_entry(self.options.docs, self.home)
+
     async def bring_up(self, supervisor: Supervisor) -> None:
         """Start everything and wait until it is ready. Raises KDCubeError, whose message is for the user."""
         self._check_ports()
-        registry = await assemble(self.settings.bundles, self.options.bundles)
+        registry = await assemble(self.settings.bundles, self.options.bundles, self.docs)
         redis_url = self._start_valkey(supervisor)
         database_url = await self._start_postgres(supervisor)
         await supervisor.ready(_READY_LIMIT_S)

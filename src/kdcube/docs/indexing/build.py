@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Generator
@@ -48,6 +49,7 @@ class Built(msgspec.Struct, frozen=True):
 
 
 def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for whoever started it, and ends it
     settings = msgspec.json.decode(sys.stdin.buffer.read(), type=Settings)
     place = place_of(settings)
     try:
