@@ -41,7 +41,6 @@ class Run:
     stubborn: bool = False
     commands: asyncio.Queue[tuple[str, Any]] = field(default_factory=asyncio.Queue[tuple[str, Any]])
     taking: asyncio.Task[Any] | None = None
-    over: asyncio.Task[None] | None = None
 
 
 async def _handle(run: Run, turn: Turn) -> None:

@@ -172,6 +172,15 @@ class SteppedKeeper(LeaseKeeper):
     def add(self, turn_id: str, claim_id: str, *, sent_at: float) -> None:
         super().add(turn_id, claim_id, sent_at=self._clock())
 
+    @property
+    def claims(self) -> set[tuple[str, str]]:
+        """Turns with their claims that it keeps."""
+        return {(turn, lease.claim_id) for turn, lease in self._leases.items()}
+
+    def renewed_at(self, now: float) -> set[str]:
+        """Claims that are as fresh as that."""
+        return {lease.claim_id for lease in self._leases.values() if lease.sent_at >= now}
+
 
 class WorkerService(Service):
     def __init__(self, name: str, stores: Stores, began: Callable[[WorkerService, TurnJob, TurnSink], Run]) -> None:
@@ -231,6 +240,11 @@ class WorkerService(Service):
         run = self._began(self, job, sink)
         self.runs.append(run)
         return run
+
+    @property
+    def claims(self) -> set[str]:
+        """Of the turns that it works on, whether or not their leases are kept."""
+        return {attempt.claim_id for attempt in self.worker._attempts.values()}
 
     def crash(self) -> Any:
         for run in self.runs:

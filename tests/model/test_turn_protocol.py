@@ -364,7 +364,7 @@ class TurnProtocol(RuleBasedStateMachine):
         await world.long()
         for service in world.services:
             await world.finish(service.actor)
-        await world.a_lease_passes()
+        await world.a_lease_passes(set())
         await world.rows_age(11.0)
         for leader in world.leaders.values():
             leader.actor.do(leader.look)

@@ -115,6 +115,7 @@ class World:
         """Of Valkey: another one has another run id."""
         self._lapsed: set[tuple[str, str]] = set()
         """Claims, by worker, whose leases ran out before the worker was done with them."""
+        self._wrong: list[AssertionError] = []
         self.late: list[Step] = []
         self._under_way: set[asyncio.Future[Any]] = set()
         self._requests: list[tuple[Message | str, asyncio.Task[Any]]] = []
@@ -281,49 +282,56 @@ class World:
         self.say(f"  {envelope.text} begins, attempt {job.attempt}")
         try:
             self.ledger.begins(run, envelope)
-        except AssertionError as error:
-            worker.actor.broken.append(error)
+        except AssertionError as error:  # not to be caught by the product
+            self._wrong.append(error)
         return run
 
     # --- time and faults ----------------------------------------------------------------------------------------------
 
-    async def a_lease_passes(self, cut: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+    async def a_lease_passes(self, cut: set[str]) -> None:
         """Who stands still, or is in ``cut`` (off from Valkey), renews nothing."""
         self.clock += LEASE_S
-        kept: set[str] = set()
-        for worker in self.workers.values():
-            if not worker.ready or worker.stalled:
-                continue
-            if worker.name not in cut:
-                worker.actor.do(worker.subscriber.again)
-                await self.quiet(0)
-                if worker.actor.do(worker.keeper.renew):
-                    kept |= set(worker.keeper._leases)
-            worker.actor.do(worker.keeper.expire)
+        renewed = [worker for worker in self._ready_workers if not worker.stalled and await self._renews(worker, cut)]
         await self.quiet(0)
+        await self._expire({claim for worker in renewed for claim in worker.keeper.claims})
+        for worker in self._ready_workers:
+            self._lapse(worker)
+        await self.quiet(0)
+
+    @property
+    def _ready_workers(self) -> list[WorkerService]:
+        return [worker for worker in self.workers.values() if worker.ready]
+
+    async def _renews(self, worker: WorkerService, cut: set[str]) -> bool:
+        renewed = False
+        if worker.name not in cut:
+            worker.actor.do(worker.subscriber.again)
+            await self.quiet(0)
+            renewed = worker.actor.do(worker.keeper.renew)
+        worker.actor.do(worker.keeper.expire)
+        return renewed
+
+    async def _expire(self, kept: set[tuple[str, str]]) -> None:
+        """In Valkey, all leases but those of these turns and claims; of one that has ended only the turn is known."""
         call = self._backend.connection.call
-        leases = {turn.decode() for turn in await call("ZRANGE", KEYS.leases, "0", "-1")}
-        claims = {turn.decode(): claim.decode() for claim, turn in (await call("HGETALL", KEYS.claims)).items()}
-        for turn in sorted(leases):
-            owner = [w for w in self.workers.values() if turn in kept and turn in w.keeper._leases]
-            if not any(
-                w.keeper._leases[turn].claim_id == claims.get(turn, w.keeper._leases[turn].claim_id) for w in owner
-            ):
+        claims = {turn: claim for claim, turn in (await call("HGETALL", KEYS.claims)).items()}
+        turns_kept = {turn for turn, _ in kept}
+        for turn in sorted(await call("ZRANGE", KEYS.leases, "0", "-1")):
+            claim = claims.get(turn)
+            held = turn.decode() in turns_kept if claim is None else (turn.decode(), claim.decode()) in kept
+            if not held:
                 await call("ZADD", KEYS.leases, "XX", 1, turn)
-        for worker in self.workers.values():
-            if not worker.ready:
-                continue
-            for attempt in worker.worker._attempts.values():
-                lease = worker.keeper._leases.get(attempt.envelope.turn_id)
-                if lease is None or lease.sent_at < self.clock:
-                    self._lapsed.add((worker.worker_id, attempt.claim_id))
-            for process in worker.pool.processes:
-                # Without a pulse it ends itself; with an abandoned turn it is killed, both within the lease's margin.
-                if worker.stalled or any(
-                    (worker.worker_id, run.claim_id) in self._lapsed for _, run in process.runs.values()
-                ):
-                    worker.actor.do(process.die)
-        await self.quiet(0)
+
+    def _lapse(self, worker: WorkerService) -> None:
+        """What a worker that did not renew has lost, whether or not it knows."""
+        renewed = worker.keeper.renewed_at(self.clock)
+        for claim in worker.claims - renewed:
+            self._lapsed.add((worker.worker_id, claim))
+        for process in worker.pool.processes:
+            # Without a pulse it ends itself; with an abandoned turn it is killed: both within the lease's margin.
+            lost = any((worker.worker_id, run.claim_id) in self._lapsed for _, run in process.runs.values())
+            if worker.stalled or lost:
+                worker.actor.do(process.die)
 
     async def rows_age(self, seconds: float) -> None:
         await self._backend.database.fetch(
@@ -368,6 +376,7 @@ class World:
 
     async def crash(self, service: Service, sent: bool) -> None:
         """kill -9; ``sent``: what it had just asked for is done all the same."""
+        self._look_at(service)
         steps = service.crash()
         if sent:
             self.late += steps
@@ -395,11 +404,17 @@ class World:
     async def check(self) -> None:
         """After every step."""
         self.ledger.now += 1
+        for wrong in self._wrong:
+            raise wrong
         for service in self.services:
-            for error in service.actor.broken:
-                raise AssertionError(f"{service.name} broke: {error!r}") from error
+            self._look_at(service)
         await self.partition.check(lossy=True)
         await asyncio.gather(*(self._see_log(turn_id) for turn_id in self.ledger.rows))
+
+    @staticmethod
+    def _look_at(service: Service) -> None:
+        for error in service.actor.broken:
+            raise AssertionError(f"{service.name} broke: {error!r}") from error
 
     async def _see_rows(self) -> None:
         records = await self._backend.database.fetch(_ROWS, TENANT, PROJECT)
