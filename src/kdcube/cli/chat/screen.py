@@ -81,7 +81,7 @@ class Screen:
             layout=Layout(
                 HSplit(
                     [
-                        ConditionalContainer(tail, Condition(lambda: len(self._tail) > 0)),
+                        ConditionalContainer(tail, Condition(lambda: self._tail.rows > 0)),
                         ConditionalContainer(status, Condition(lambda: asks or bool(self._status))),
                         ConditionalContainer(line, Condition(lambda: asks)),
                     ]
@@ -127,7 +127,7 @@ class Screen:
     @property
     def shown_rows(self) -> int:
         """How many rows of what was printed last are surely still on the screen."""
-        return self._output.get_size().rows - len(self._tail) - _INPUT_ROWS - 2
+        return self._output.get_size().rows - self._tail.rows - _INPUT_ROWS - 2
 
     def print(self, text: str, *, instead_of: int = 0) -> None:
         """Puts lines (each ended) above what changes; ``instead_of`` so many rows that were printed last."""

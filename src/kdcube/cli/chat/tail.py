@@ -15,7 +15,8 @@ class Tail(UIControl):
         self._lines: list[StyleAndTextTuples] = []
         self._known: dict[str, StyleAndTextTuples] = {}
 
-    def __len__(self) -> int:
+    @property
+    def rows(self) -> int:
         return len(self._lines)
 
     def show(self, lines: list[str]) -> None:

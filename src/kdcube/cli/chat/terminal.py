@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -51,7 +52,8 @@ class TerminalView:
     ) -> None:
         if self._drawing is not None:
             self._drawing.cancel()
-            await asyncio.wait({self._drawing})
+            with suppress(asyncio.CancelledError):
+                await self._drawing
 
     # --- a turn
 
