@@ -23,6 +23,8 @@ from bench.plots import draw
 from bench.publishing import publish
 from bench.report import Bench, Effort, Report
 
+from kdcube.telemetry.logging import configure
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 PAGE = ROOT / "docs" / "performance.md"
@@ -41,6 +43,7 @@ def main() -> int:
     if arguments.publish:
         publish(msgspec.json.decode(latest.read_bytes(), type=Report), BENCHES, arguments.page)
         return 0
+    configure("bench", "bench", "warning")
     chosen = [bench for bench in BENCHES if bench.name in arguments.only]
     for report in measure(chosen, Effort(arguments.quick)):
         write(report, arguments.results)

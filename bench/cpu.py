@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -10,17 +11,27 @@ from pathlib import Path
 
 import psutil
 
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 OWN = "load generator"
 """The bench's own process, as a component."""
 
 
 def process_cpu_s(pid: int) -> float:
-    """CPU seconds that the living threads of a process have used; 0 when it is gone."""
+    """CPU seconds of the living threads of a process, and of its children that have ended; 0 when it is gone."""
     used_ns = 0
     for schedstat in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with suppress(OSError):
             used_ns += int(schedstat.read_text().split(maxsplit=1)[0])
-    return used_ns / 1e9
+    return used_ns / 1e9 + _ended_children_s(pid)
+
+
+def _ended_children_s(pid: int) -> float:
+    """In steps of a clock tick. PostgreSQL's helpers come and go."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[13]) + int(fields[14])) / _TICKS_PER_S
 
 
 def tree(pid: int) -> list[int]:
