@@ -18,12 +18,12 @@ from kdcube.docs.searching.units import Unit, units
 from kdcube.docs.searching.words import stem, stems
 
 CANDIDATES = 60
-ENOUGH = 0.56
+ENOUGH = 0.5
 """Of the question must be covered by the best passage, or the folder has no answer: between what the questions of the
 tests that have one cover, and those that have none (see docs/decisions)."""
 _CONTEXT_WEIGHT = 0.5
 _COVERED, _COVERED_BY_UNIT, _COVERED_BY_HEADING, _NEAR = 1.6, 0.9, 0.8, 0.8
-_DEFINING, _LEAD_IN = 0.9, 0.1
+_DEFINING, _LEAD_IN = 1.4, 0.1
 _NEAR_WORDS = 6
 
 
