@@ -44,6 +44,8 @@ ATTEMPTS = {"once@1": 1, "twice@1": 2}
 LEASE_S = 3600.0
 """Leases end when the test says so, not when it takes long."""
 HEARTBEAT_TTL_S = 3600.0
+PATIENCE_S = 60.0
+"""Of the stores' real clients: a machine that is busy must not change what happens."""
 RUNNING_PER_USER = 2
 SLOTS = 2
 QUEUE_LIMIT_S = 1800.0
@@ -201,6 +203,7 @@ class WorkerService(Service):
             lease_s=LEASE_S,
             heartbeat_ttl_s=HEARTBEAT_TTL_S,
             epoch=self.epochs.known,
+            timeout_s=PATIENCE_S,
             describe=lambda: (0 if self.worker.draining else SLOTS, {"bundles": list(ATTEMPTS)}),
         )
         stack.callback(renewal.close)

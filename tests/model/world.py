@@ -18,6 +18,7 @@ from tests.model.services import (
     ATTEMPTS,
     KEYS,
     LEASE_S,
+    PATIENCE_S,
     PROJECT,
     RUNNING_PER_USER,
     TENANT,
@@ -80,7 +81,7 @@ class Backend:
     async def _open(self) -> None:
         self.connection = Connection(parse_endpoint(self.url), name="model", deadline_s=None, max_in_flight=10_000)
         await self.connection.connect()
-        settings = server_settings("model", statement_timeout_s=5)
+        settings = server_settings("model", statement_timeout_s=PATIENCE_S)
         self._postgres = await asyncpg.connect(
             self._database_url, server_settings=settings, max_cached_statement_lifetime=0
         )
