@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import msgspec
 
 from kdcube.protocol.cursors import Position
+from kdcube.protocol.events import decode_body
 from kdcube.protocol.turns import ENVELOPE_VERSION, TurnEnvelope, TurnState, UserType, decode_envelope
 from kdcube.redis.admission import state_of
 from kdcube.redis.connection import Connection
@@ -220,6 +221,7 @@ class Queue:
         ``claim_id`` None: whoever holds the turn, because PostgreSQL is terminal. ``discarded``: steers that ended with
         it; every other steer becomes a turn. ``host_lives``: the conversation stays busy until ``exited``. ``said``:
         where the log must end to say what PostgreSQL has; one that ends elsewhere goes away, the stored turn says all.
+        Without it, only a turn that never started gets a log that says nothing but its end.
         False when the claim is not the current one; True also when the turn is gone already.
         """
         keys = self._keys
@@ -257,7 +259,7 @@ class Queue:
                 LOG_TTL_S * 1000,
                 DONE_TTL_S * 1000,
                 int(host_lives),
-                f"{said.incarnation} {said.offset}" if said else "",
+                f"{said.incarnation} {said.offset}" if said else "any" if _had_log(line) else "",
                 *discarded,
             ],
         )
@@ -287,3 +289,8 @@ class Queue:
             QueuePosition(state_of(state.decode()) if state else None, position, eta / 1000)
             for state, position, eta in reply
         ]
+
+
+def _had_log(line: bytes) -> bool:
+    """Whether a turn with this terminal line had started."""
+    return decode_body(line).get("attempt", 0) > 0

@@ -77,9 +77,9 @@ def a_line(text: str = "x") -> bytes:
     return encode_line(Kind.DELTA, "chat.delta", ts_ms=1, attempt=1, delta={"text": text, "marker": "answer"})
 
 
-def terminal_line(state: TurnState = TurnState.COMPLETED) -> bytes:
+def terminal_line(state: TurnState = TurnState.COMPLETED, *, attempt: int = 0) -> bytes:
     kind = _KINDS.get(state, Kind.ERROR)
-    return encode_line(kind, f"chat.{kind}", ts_ms=1, attempt=1, data={"state": state})
+    return encode_line(kind, f"chat.{kind}", ts_ms=1, attempt=attempt, data={"state": state})
 
 
 class Partition:

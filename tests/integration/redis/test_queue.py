@@ -317,6 +317,16 @@ async def test_an_end_that_valkey_does_not_know_closes_the_log_and_tells_the_fee
     await partition.check_empty()
 
 
+async def test_a_log_that_was_lost_and_that_nobody_knows_of_is_not_only_its_end(partition):
+    """A worker finds that PostgreSQL has the end of a turn that a replica, which lagged, gave it to run."""
+    message = await partition.admitted()
+    await partition.claim()
+    line = terminal_line(attempt=1)
+    assert await partition.queue.finish(message, None, epoch=1, state=TurnState.COMPLETED, line=line)
+    page = await partition.logs.read(message.turn_id)
+    assert (page.exists, page.known) == (False, False)
+
+
 @pytest.mark.parametrize("fault", ["none", "lost", "rolled back", "another life"])
 async def test_a_log_that_does_not_say_what_is_stored_gives_way_to_the_stored_turn(partition, fault):
     message = await partition.admitted()

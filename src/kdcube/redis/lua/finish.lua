@@ -6,7 +6,8 @@
 -- ARGV: 1 epoch, 2 turn, 3 claim ('*': whoever holds it, because PostgreSQL is terminal), 4 channel prefix, 5 user,
 --       6 terminal line, 7 state, 8 feed name, 9 ended event, 10 cap of running turns a user, 11 log ttl ms,
 --       12 done ttl ms, 13 '1' when the conversation waits for the host's exit,
---       14 'incarnation tail' that the log must have to say what PostgreSQL has, '' when that is not known,
+--       14 'incarnation tail' that the log must have to say what PostgreSQL has; when that is not known: 'any' for a
+--       turn that had a log, else ''
 --       15.. steers that are discarded
 -- Returns: {'ok'} | {'absent'} | {'fenced'}
 -- include: turns
@@ -32,10 +33,11 @@ if rec and claim ~= '*' and rec.cl ~= claim then return {'fenced'} end
 
 local meta = redis.call('HMGET', KEYS[16], 'i', 't', 'x')
 local said = string.format('%s %s', meta[1] or 0, meta[2] or 0)
-if meta[3] ~= 'closed' and ARGV[14] ~= '' and ARGV[14] ~= said then
+local must = ARGV[14] == 'any' and (meta[1] or not rec) and said or ARGV[14]
+if meta[3] ~= 'closed' and must ~= '' and must ~= said then
   -- It was lost or rolled back since, or the end of what was said could not be written: who reads gets the stored turn.
   redis.call('DEL', KEYS[15], KEYS[16])
-  local incarnation = string.match(ARGV[14], '^%d+') + 1
+  local incarnation = (string.match(must, '^%d+') or 0) + 1
   redis.call('PUBLISH', channels .. 'log:' .. turn, string.format('%s %.0f 0 1 closed 0\n', ARGV[1], incarnation))
 elseif meta[3] ~= 'closed' and (rec or meta[1]) then
   local incarnation, tail = tonumber(meta[1] or 1), tonumber(meta[2] or 0)
