@@ -24,7 +24,7 @@ def _steps(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not node.args:
             continue
-        called, name = ast.unparse(node.func).rpartition(".")[2], node.args[0]
+        called, name = ast.unparse(node.func).rpartition(".")[2].lstrip("_"), node.args[0]
         if called in ("hit", "failpoint"):
             # One that is put together is that of until_done, below.
             yield from [name.value] if isinstance(name, ast.Constant) else _put_together(name)
