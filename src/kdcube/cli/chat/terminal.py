@@ -104,6 +104,8 @@ class TerminalView:
             self._aside("■ cancelled", "yellow", space=True)
         elif problem:
             self._aside(f"✗ {problem}", _BAD, space=True)
+            if self._echoes:
+                self._aside("/retry asks again", _DIM, indent=2)
 
     def _delta(self, delta: dict[str, str]) -> None:
         if delta["marker"] == "thinking":

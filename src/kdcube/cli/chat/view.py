@@ -68,7 +68,7 @@ def ending(reading: Reading) -> str | None:
         case "cancelled":
             return "cancelled"
         case "interrupted":
-            return f"interrupted: {told or 'the system cut it off'} (/retry asks again)"
+            return f"interrupted: {told or 'the system cut it off'}"
         case _:
             return f"failed: {told}" if told else "failed"
 
