@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from pathlib import Path
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated
 
 from cyclopts import Parameter
-from prompt_toolkit.data_structures import Size
-from prompt_toolkit.input import create_input, create_pipe_input
-from prompt_toolkit.output.vt100 import Vt100_Output
-from rich.console import Console
 
 from kdcube.cli.chat.inputs import Break, End, Inputs, Line, breaks, read_lines
-from kdcube.cli.chat.markdown import Painter
 from kdcube.cli.chat.memory import Memory
 from kdcube.cli.chat.plain import JsonView, PlainView
-from kdcube.cli.chat.screen import Screen
 from kdcube.cli.chat.session import Leaving, Session
 from kdcube.cli.chat.settings import ChatSettings
-from kdcube.cli.chat.slash import COMMANDS, Slash
-from kdcube.cli.chat.terminal import TerminalView
+from kdcube.cli.chat.slash import Slash
 from kdcube.cli.chat.view import View
 from kdcube.cli.chat.wording import told
 from kdcube.cli.settings import local_settings
@@ -169,23 +160,13 @@ async def _view(
     settings: ChatSettings, inputs: Inputs, memory: Memory, *, asks: bool, json: bool
 ) -> AsyncGenerator[View]:
     """What suits the standard streams. ``asks``: lines are read where a user can type them."""
-    typed = sys.stdin.isatty()
     if not json and sys.stdout.isatty() and settings.clever_terminal:
-        keyboard = nullcontext(create_input(sys.stdin)) if typed else create_pipe_input()
-        with keyboard as keys:
-            output = Vt100_Output(sys.stdout, _terminal_size, enable_cpr=False)
-            painter = Painter(Console(file=sys.stdout), styles=settings.styles)
-            history: Path | None = memory.input_history() if typed else None
-            screen = Screen(inputs, keys, output, asks=typed, styles=settings.styles, history=history, words=COMMANDS)
-            async with screen, TerminalView(screen, painter, echoes=asks) as view:
-                yield view
+        from kdcube.cli.chat.standard import terminal_view  # scripts do without what it imports
+
+        async with terminal_view(inputs, memory, asks=asks, styles=settings.styles) as view:
+            yield view
     else:
         with breaks(inputs):
             if asks:
                 read_lines(inputs)
             yield JsonView() if json else PlainView()
-
-
-def _terminal_size() -> Size:
-    columns, rows = os.get_terminal_size(sys.stdout.fileno())
-    return Size(rows=rows or 24, columns=columns or 80)

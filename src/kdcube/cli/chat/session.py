@@ -49,6 +49,7 @@ class Session:
         self.last: tuple[str, str] | None = None
         """The turn that was shown last, and its message."""
         self._running: str | None = None
+        self._accepted = asyncio.Event()
         self._cancelling = False
         self._steers: list[_Steer] = []
         self._asides: set[asyncio.Task[None]] = set()
@@ -68,6 +69,7 @@ class Session:
     async def watch(self, turn_id: str, text: str) -> Reading:
         """Shows a turn that is there already."""
         self.view.asked(text)
+        self._accepted.set()
         reading = await self._attend(self._show(turn_id, text))
         await self._settle_steers()
         return reading
@@ -85,6 +87,7 @@ class Session:
 
     async def _turn(self, text: str, sending: Awaitable[Accepted]) -> Reading:
         self.view.asked(text)
+        self._accepted.clear()
         reading = await self._attend(self._send_and_show(text, sending))
         await self._settle_steers()
         return reading
@@ -92,6 +95,7 @@ class Session:
     async def _send_and_show(self, text: str, sending: Awaitable[Accepted]) -> Reading:
         accepted = await sending
         self.conversation_id = accepted.conversation_id
+        self._accepted.set()
         self.view.accepted(accepted)
         if self._cancelling:
             await self.client.cancel(accepted.task_id)
@@ -142,7 +146,7 @@ class Session:
                     self.view.note("the turn still runs: Ctrl-C cancels it, /quit leaves it")
                 case Line(text):
                     self.view.note(f"↪ {text}")
-                    steer = _Steer(text, asyncio.create_task(self._send(text, policy="steer")))
+                    steer = _Steer(text, asyncio.create_task(self._send_steer(text)))
                     self._steers.append(steer)
                     self._aside(self._tell(steer))
 
@@ -154,6 +158,10 @@ class Session:
                 await self.client.cancel(self._running)
             except ClientError as error:
                 self.view.problem(told(error, self.client))
+
+    async def _send_steer(self, text: str) -> Accepted:
+        await self._accepted.wait()  # before that there is nothing to steer
+        return await self._send(text, policy="steer")
 
     async def _tell(self, steer: _Steer) -> None:
         """What becomes of it, until it is settled or begins as a turn of its own."""
