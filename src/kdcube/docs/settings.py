@@ -37,6 +37,8 @@ class ModelTimes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Between two pieces of its answer, and before the first one."""
     answer_s: Seconds = 180.0
     """All in all, repeats included."""
+    repeat_s: Seconds = 0.5
+    """Before it is asked a second time; twice that before the third. Each a little longer, by chance."""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

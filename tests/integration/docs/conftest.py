@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdcube.docs.bundle import bundle
+from kdcube.docs.bundle import _libraries, bundle
 from kdcube.local.docs import docs_entry
 from kdcube.local.home import Home
 from kdcube.sdk.testing import TurnResult, run_turn
@@ -21,7 +21,12 @@ Ask = Callable[..., Awaitable[TurnResult]]
 @pytest.fixture(scope="session")
 def corpus_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The corpus, with an index that all tests share."""
-    return {"folder": str(CORPUS), "cache": str(tmp_path_factory.mktemp("corpus")), "name": "the handbook"}
+    return {
+        "folder": str(CORPUS),
+        "cache": str(tmp_path_factory.mktemp("corpus")),
+        "name": "the handbook",
+        "model_times": {"repeat_s": 0.01},
+    }
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +47,15 @@ def folder(tmp_path: Path) -> Path:
 def config(folder: Path, tmp_path: Path) -> dict[str, Any]:
     """The bundle's config over ``folder``."""
     return {"folder": str(folder), "cache": str(tmp_path / "cache")}
+
+
+@pytest.fixture(autouse=True)
+async def libraries() -> AsyncGenerator[None]:
+    """A process ends with its libraries; a test does so, too."""
+    yield
+    for library in _libraries.values():
+        await library.close()
+    _libraries.clear()
 
 
 @pytest.fixture

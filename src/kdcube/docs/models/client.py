@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeVar, cast
 
@@ -21,7 +21,6 @@ MAX_ATTEMPTS = 3
 MAX_WAIT_S = 10.0
 """A server that asks for a longer one is not asked again."""
 MAX_EVENT_CHARS = 1_000_000
-_FIRST_WAIT_S = 0.5
 _RETRYABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _MEANINGS = {
     400: "it did not accept the request",
@@ -34,7 +33,6 @@ _MEANINGS = {
 
 
 T = TypeVar("T")
-Pause = Callable[[float], Awaitable[None]]
 
 
 class ModelFailed(Exception):
@@ -49,11 +47,10 @@ class ModelFailed(Exception):
 class Model:
     """One model. Made by ``open_model``."""
 
-    def __init__(self, client: httpx.AsyncClient, settings: ModelSettings, times: ModelTimes, pause: Pause) -> None:
+    def __init__(self, client: httpx.AsyncClient, settings: ModelSettings, times: ModelTimes) -> None:
         self._client = client
         self._settings = settings
         self._times = times
-        self._pause = pause
         self._dialect: Dialect = Anthropic() if settings.provider == "anthropic" else OpenAI()
         self.name = settings.model
 
@@ -72,10 +69,10 @@ class Model:
                         yield said
                 return
             except ModelFailed as error:
-                wait_s = error.retry_after_s or _FIRST_WAIT_S * 2 ** (attempt - 1) * random.uniform(1, 2)  # noqa: S311
+                wait_s = error.retry_after_s or self._times.repeat_s * 2 ** (attempt - 1) * random.uniform(1, 2)  # noqa: S311
                 if heard or not error.retryable or attempt == MAX_ATTEMPTS or wait_s > MAX_WAIT_S:
                     raise
-            await self._before(deadline, self._pause(wait_s))
+            await self._before(deadline, asyncio.sleep(wait_s))
 
     async def _before(self, deadline: float, awaited: Awaitable[T]) -> T:
         """Waits for one thing. The time of the answer bounds what is waited for here, never what its reader does."""
@@ -117,12 +114,12 @@ class Model:
 
 
 @asynccontextmanager
-async def open_model(settings: ModelSettings, times: ModelTimes, pause: Pause = asyncio.sleep) -> AsyncGenerator[Model]:
-    """``pause`` waits between attempts, in seconds."""
+async def open_model(settings: ModelSettings, times: ModelTimes) -> AsyncGenerator[Model]:
+    """A connection of its own for each answer; it is closed with the block."""
     timeout = httpx.Timeout(times.silence_s, connect=times.connect_s)
     # No proxy and no credentials from files or variables: what the host was granted is all that it uses.
     async with httpx.AsyncClient(timeout=timeout, trust_env=False, follow_redirects=False) as client:
-        yield Model(client, settings, times, pause)
+        yield Model(client, settings, times)
 
 
 def _check(response: httpx.Response) -> None:
