@@ -140,13 +140,18 @@ async def test_a_users_stream_is_resumed_behind_every_event(trial_stack, connect
 async def test_a_users_stream_is_cut_after_every_event_while_turns_run(trial_stack, connect, conversation, gate):
     client = connect(trial_stack)
     seen: list[Event] = []
+    follows = asyncio.Event()
+
+    def cut(event: Event) -> bool:
+        follows.set()
+        return event.name != "ready"
+
     async with client.user_stream(at=1) as stream:
         await stream.until(lambda event: event.name == "ready")
         turns = await two_turns(client, conversation, gate)
-        following = asyncio.create_task(
-            client.follow("/sse/stream", seen, is_mark, cut=lambda event: event.name != "ready")
-        )
+        following = asyncio.create_task(client.follow("/sse/stream", seen, is_mark, cut=cut))
         await stream.until(lambda event: event.offset == 4)
+        await follows.wait()
         gate.open()
         await stream.until(told_end_of(*turns))
         await client.mark(conversation)

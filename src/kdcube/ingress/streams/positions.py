@@ -52,7 +52,7 @@ class Positions:
                 for log, position in zip(some, found, strict=True):
                     if position.position and position != log.position:
                         await self._hub.describe(log)
-                        if log.waiting:
+                        if log.waiting and log.head:  # without its row nobody could tell whose position it is
                             log.position = position
                             log.wake()
         except EpochMismatch:

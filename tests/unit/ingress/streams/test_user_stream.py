@@ -592,6 +592,20 @@ async def test_positions_of_all_queued_turns_in_one_question(site, streams, auth
         await reader.leave()
 
 
+async def test_a_position_waits_for_the_row_of_its_turn(site, streams, author):
+    turn = author.accept()
+    row = site.turns.rows.pop(turn)
+    reader = await read_user(streams)
+    await spin()
+    site.valkey.positions[turn] = QueuePosition(TurnState.QUEUED, 1, 1.0)
+    await site.later(streams, 2)
+    assert site.valkey.asked_positions == 1
+    site.turns.add(row)
+    await site.later(streams, 2)
+    assert views(reader.events)[turn].positions == [1]
+    await reader.leave()
+
+
 def take_away(site, how):
     site.valkey.epoch, site.valkey.up = (None, True) if how == "rebuilt" else (1, False)
 
