@@ -105,8 +105,11 @@ def _weight(unit: Unit, weights: Weights) -> float:
 
 
 def _grown(unit: Unit, units: Sequence[Unit], limit_chars: int) -> str:
-    """The sentence with those of its paragraph that belong to it: the one before if it points back, and the next."""
+    """The sentence's paragraph; of a long one the sentence, the one before if it points back, and those that follow."""
     paragraph = [other for other in units if other.block == unit.block]
+    whole = " ".join(other.text for other in paragraph)
+    if len(whole) <= limit_chars:
+        return whole
     first = last = paragraph.index(unit)
     if first and unit.text.lower().startswith(_POINTING):
         first -= 1

@@ -6,7 +6,7 @@ import re
 from collections.abc import Awaitable, Callable
 
 _PARTS = re.compile(r"(?P<fence>```)|(?P<tick>`)|(?P<before> ?)\[(?P<numbers>\d{1,2}(?:\s*,\s*\d{1,2})*)\]")
-_BEGUN = re.compile(r"(?: ?\[[\d,\s]{0,20}| |`{1,2})\Z")
+_BEGUN = re.compile(r"(?: ?\[[\d,\s]{0,20}| |(?<!`)`{1,2})\Z")
 """What may yet become something else."""
 
 

@@ -36,6 +36,7 @@ def scan(settings: Settings) -> Scan:
     Raises OSError when the folder itself cannot be read.
     """
     root = os.path.realpath(settings.folder).rstrip("/")
+    os.scandir(root).close()  # what is wrong with the folder itself is no matter of one file
     found = Scan()
     folders = [(path, 0) for path in _starts(root, settings, found)]
     while folders:

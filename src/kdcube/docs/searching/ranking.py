@@ -34,6 +34,7 @@ class Weights:
     own: Mapping[str, float]
     """In the order of the question."""
     context: Mapping[str, float]
+    """Together they say half as much as the question's own."""
 
     def covered(self, found: Collection[str]) -> float:
         """The share of the question that these stems cover, from 0 to 1."""
@@ -82,11 +83,13 @@ def _weights(index: Index, question: Question) -> Weights:
 
     own = {stem(word): rarity(word) for word in question.words}
     context = {stem(word): rarity(word) for word in question.context if stem(word) not in own}
-    size = sum(own.values()) or sum(context.values()) or 1.0
-    return Weights(
-        {word: weight / size for word, weight in own.items()},
-        {word: _CONTEXT_WEIGHT * weight / size for word, weight in context.items()},
-    )
+    return Weights(_shared(own, 1.0), _shared(context, _CONTEXT_WEIGHT))
+
+
+def _shared(weights: Mapping[str, float], size: float) -> Mapping[str, float]:
+    """The same proportions, adding up to ``size``."""
+    sum_ = sum(weights.values())
+    return {word: size * weight / sum_ for word, weight in weights.items()}
 
 
 def _weighed(passage: Passage, rank: float, weights: Weights) -> Hit:
