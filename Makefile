@@ -7,7 +7,7 @@ UV := .tools/bin/uv
 READY := .venv/.ready
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help up check format test test-engine chaos recovery bench clean test-tools
+.PHONY: help up check format test test-engine chaos recovery soak bench clean test-tools
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -33,13 +33,17 @@ test-engine: $(READY) ## tests on a container engine
 	@if ls tests/engine/test_*.py >/dev/null 2>&1; then .venv/bin/pytest tests/engine; \
 	else echo "test-engine: there are no tests on a container engine yet"; fi
 
-chaos: $(READY) redis-server ## the tests of crashes SEEDS times, each time with other choices (5)
+chaos: $(READY) test-tools ## the tests of crashes SEEDS times, each time with other choices (5)
 	@for run in $$(seq $(or $(SEEDS),5)); do \
 	  KDCUBE_SEED=random .venv/bin/pytest $(PYTEST_ARGS) tests/chaos || exit 1; \
 	done
 
 recovery: $(READY) ## what each fault costs (ARGS="--rounds 5 --json FILE"), for docs/reliability.md
 	.venv/bin/python -m bench.recovery $(ARGS)
+
+soak: $(READY) ## load and crashes for MINUTES (30), and whether anything is left (RATE=messages/s SEED=N); in bench/results
+	.venv/bin/python -m bench.soak --minutes $(or $(MINUTES),30) $(if $(RATE),--rate $(RATE)) \
+	  $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: $(READY) ## figures of this system, a report in bench/results (BENCH_ARGS="--quick --only streams", "--publish")
 	.venv/bin/python -m bench $(BENCH_ARGS)

@@ -11,15 +11,28 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import uvloop
 from bench.machine import this_machine
-from bench.soak.judging import judge
+from bench.report import Machine
+from bench.soak.judging import Verdict, judge
 from bench.soak.leaks import LEAKS
 from bench.soak.report import text
-from bench.soak.run import Plan, soak
+from bench.soak.run import Plan, Record, soak
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the JSON file holds."""
+
+    passed: bool
+    machine: Machine
+    verdict: Verdict
+    record: Record
+
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -54,8 +67,9 @@ def main() -> int:
     print(f"\n{report}")
     arguments.results.mkdir(parents=True, exist_ok=True)
     (arguments.results / "soak.md").write_text(f"# Soak\n\n{report}\n")
-    whole = {"machine": msgspec.to_builtins(machine), "verdict": msgspec.to_builtins(verdict), **record.as_json()}
-    (arguments.results / "soak.json").write_bytes(msgspec.json.encode(whole))
+    (arguments.results / "soak.json").write_bytes(
+        msgspec.json.encode(Written(verdict.passed, machine, verdict, record))
+    )
     return 0 if verdict.passed else 1
 
 

@@ -12,13 +12,14 @@ from bench.cpu import tree
 from bench.soak.system import System
 
 HOST = "bundle host"
+POSTGRES = "PostgreSQL process"
 OWN = "load generator"
 _KB = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """By one process, or by PostgreSQL's all together. ``anon`` is memory that belongs to no file and nobody else."""
+    """By one process. ``anon`` is memory that belongs to no file: what it has for itself."""
 
     pid: int
     age_s: float
@@ -30,61 +31,29 @@ class Held:
 
 
 def sample(system: System) -> dict[str, list[Held]]:
-    """By instance; all bundle hosts are one name. A process that ends meanwhile is left out."""
-    found: dict[str, list[Held]] = {}
-    hosts = set(system.hosts())
-    for instance, pid in system.pids().items():
-        members = tree(pid) if instance == "postgres" else [pid]
-        _add(found, instance, members)
-    for pid in sorted(hosts):
-        _add(found, HOST, [pid])
+    """By instance; all bundle hosts are of one name, as are PostgreSQL's. One that ends meanwhile is left out."""
+    pids = {instance: [pid] for instance, pid in system.pids().items()}
+    pids[POSTGRES] = [pid for postmaster in pids.pop("postgres", []) for pid in tree(postmaster)]
+    pids |= {HOST: system.hosts(), OWN: [os.getpid()]}
     if (supervisor := system.supervisor()) is not None:
-        _add(found, "supervisor", [supervisor])
-    _add(found, OWN, [os.getpid()])
-    return found
+        pids["supervisor"] = [supervisor]
+    found = {name: [held for pid in each if (held := _held(pid)) is not None] for name, each in pids.items()}
+    return {name: each for name, each in found.items() if each}
 
 
-def _add(found: dict[str, list[Held]], name: str, pids: list[int]) -> None:
-    """One ``Held`` for all of them, which begins with the first."""
+def _held(pid: int) -> Held | None:
     try:
-        each = [_held(pid) for pid in pids[:1]]
-    except (OSError, psutil.Error):
-        return
-    for pid in pids[1:]:
-        try:
-            each.append(_held(pid))
-        except (OSError, psutil.Error):  # a connection's process that has ended since
-            continue
-    if each:
-        first = each[0]
-        found.setdefault(name, []).append(
-            Held(
-                first.pid,
-                first.age_s,
-                sum(one.rss for one in each),
-                sum(one.pss for one in each),
-                sum(one.anon for one in each),
-                sum(one.fds for one in each),
-                sum(one.threads for one in each),
-            )
+        process = psutil.Process(pid)
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+        size = {name: int(value.split()[0]) * _KB for name, _, value in (line.partition(":") for line in lines)}
+        return Held(
+            pid,
+            time.time() - process.create_time(),
+            size["Rss"],
+            size["Pss"],
+            size["Pss_Anon"],
+            process.num_fds(),
+            process.num_threads(),
         )
-
-
-def _held(pid: int) -> Held:
-    process = psutil.Process(pid)
-    rollup = dict(
-        line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:] if ":" in line
-    )
-
-    def size(name: str) -> int:
-        return int(rollup[name].split()[0]) * _KB
-
-    return Held(
-        pid,
-        time.time() - process.create_time(),
-        size("Rss"),
-        size("Pss"),
-        size("Pss_Anon"),
-        process.num_fds(),
-        process.num_threads(),
-    )
+    except (OSError, psutil.Error):
+        return None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bench.machine import Machine
 from bench.markdown import table_text
-from bench.report import Table, digits, quantiles
+from bench.report import Machine, Table, digits, quantiles
 from bench.soak.judging import MB, Growth, Verdict, per_hour
 from bench.soak.processes import Held
 from bench.soak.run import Record, Sample

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from socket import gethostname
 from typing import Any
 
 import asyncpg
@@ -135,7 +136,8 @@ async def postgres_state(system: System, *, exact: bool = False) -> PostgresStat
             size = await connection.fetchval("select pg_database_size(current_database())")
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
         return None
-    return PostgresState({row[0]: row[1] for row in by_name}, unfinished, rows, size, exact)
+    prefix = f"{gethostname()}-"
+    return PostgresState({row[0].removeprefix(prefix): row[1] for row in by_name}, unfinished, rows, size, exact)
 
 
 async def turns_by_id(system: System) -> dict[str, tuple[str, int, int, str]]:
@@ -164,12 +166,12 @@ async def census(connection: Connection, turns: dict[str, tuple[str, int, int, s
         cursor, keys = await connection.call("SCAN", cursor, "COUNT", _SCAN)
         expiries = await asyncio.gather(*(connection.call("PTTL", key) for key in keys))
         for key, ttl_ms in zip(keys, expiries, strict=True):
-            kind, _, about = key.removeprefix(PREFIX).decode().partition(":")
+            kind, about = _parts(key)
             found = kinds.setdefault(kind, KeyCount())
             found.count += 1
             if kind == "done":
                 done.add(about)
-            wrong = _wrong_key(key, kind, about, ttl_ms, turns, users) or await _wrong_value(connection, key, kind)
+            wrong = wrong_key(key, ttl_ms, turns, users) or await _wrong_value(connection, key, kind)
             if wrong and len(found.wrong) < 10:
                 found.wrong.append(f"{key.decode()}: {wrong}")
             if found.count <= _MEASURED:
@@ -189,11 +191,11 @@ async def census(connection: Connection, turns: dict[str, tuple[str, int, int, s
     return KeyCensus(dict(sorted(kinds.items())), missing, pairs[b"overhead.total"], time.monotonic() - began)
 
 
-def _wrong_key(
-    key: bytes, kind: str, about: str, ttl_ms: int, turns: dict[str, tuple[str, int, int, str]], users: set[str]
-) -> str | None:
+def wrong_key(key: bytes, ttl_ms: int, turns: dict[str, tuple[str, int, int, str]], users: set[str]) -> str | None:
+    """Why a key has no reason to be there, or to be there for so long (-1: for ever), when nothing is under way."""
     if not key.startswith(PREFIX):
         return "nobody's key"
+    kind, about = _parts(key)
     if kind in TTL_S:
         if ttl_ms == _FOREVER:
             return "it never expires"
@@ -208,6 +210,12 @@ def _wrong_key(
     elif kind not in FIXED:
         return "of no known kind"
     return None
+
+
+def _parts(key: bytes) -> tuple[str, str]:
+    """Its kind, and the turn, user or session that it is about."""
+    kind, _, about = key.removeprefix(PREFIX).decode().partition(":")
+    return kind, about
 
 
 async def _wrong_value(connection: Connection, key: bytes, kind: str) -> str | None:
