@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 from bench.alone import run_alone
-from bench.readers import Reader
 from bench.report import Bench, Chart, Effort, Section, Table, Target, digits
 from bench.stores import running_ingress
-from bench.subjects import RAW_ASGI, SSE_STARLETTE, USER_STREAMS, open_user_streams, running_peer
+from bench.subjects import RAW_ASGI, SSE_STARLETTE, USER_STREAMS, close_all, open_user_streams, running_peer
 
 from kdcube.redis.connection import open_connection
 
@@ -49,7 +47,7 @@ async def measure(effort: Effort) -> IdleStreams:
         await asyncio.sleep(settle_s)
         stream_kb[USER_STREAMS] = (_own_bytes(ingress.pid) - before) / size / 1024
         kernel_kb = (_slab_bytes() - kernel_before) / size / 1024
-        _close([*some, *readers])
+        close_all([*some, *readers])
         for name in (SSE_STARLETTE, RAW_ASGI):
             async with AsyncExitStack() as stack:
                 peer = await stack.enter_async_context(running_peer(name, ingress.redis_url))
@@ -59,7 +57,7 @@ async def measure(effort: Effort) -> IdleStreams:
                 readers = await peer.open(size)
                 await asyncio.sleep(settle_s)
                 stream_kb[name] = (_own_bytes(peer.pid) - before) / size / 1024
-                _close([*some, *readers])
+                close_all([*some, *readers])
     return IdleStreams(size, stream_kb, kernel_kb)
 
 
@@ -70,11 +68,6 @@ def _own_bytes(pid: int) -> int:
 def _slab_bytes() -> int:
     rows = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     return int(rows["Slab"].split()[0]) * 1024
-
-
-def _close(readers: Sequence[Reader]) -> None:
-    for reader in readers:
-        reader.close()
 
 
 def section(result: IdleStreams) -> Section:

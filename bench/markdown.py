@@ -36,10 +36,15 @@ def targets_text(targets: Iterable[Target]) -> str:
 
 
 def machine_text(machine: Machine, quick: bool, took_s: float) -> str:
-    return (
-        f"{'A quick run, of rough figures: ' if quick else ''}"
-        f"{machine.began.replace('+00:00', ' UTC')}, commit "
-        f"{machine.commit}; "
-        f"{machine.cores} cores ({machine.processor}), {machine.memory_gb:g} GB, Linux {machine.kernel}, "
-        f"{machine.python}; load average before the run {machine.load_before:g}; {took_s / 60:.0f} min."
+    text = (
+        f"{'A quick run, of rough figures: ' if quick else ''}{machine.began.replace('+00:00', ' UTC')}, "
+        f"commit {machine.commit}; {machine.cores} shared cores ({machine.processor}), {machine.memory_gb:g} GB, "
+        f"Linux {machine.kernel}, {machine.python}; load average before the run {machine.load_before:g}; "
+        f"{took_s / 60:.0f} min."
     )
+    if machine.load_before > machine.cores / 2:
+        text += (
+            " **The machine was busy with other work**: rates and latencies of this run say little, "
+            "CPU times are too high by what sharing caches and cores costs, and ratios hold best."
+        )
+    return text

@@ -6,8 +6,8 @@ The bench plays proc: it appends to the logs of running turns, waits until all c
 from __future__ import annotations
 
 import statistics
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
 
 from bench.alone import run_alone
@@ -29,7 +29,7 @@ from bench.subjects import (
 
 from kdcube.redis.connection import Connection, open_connection
 
-Opening = Callable[[IngressAlone, Connection, int], Awaitable[list[Subject]]]
+Opening = Callable[[IngressAlone, Connection, int], AbstractAsyncContextManager[list[Subject]]]
 BATCHES = {"one by one": 1, "in batches of ten": 10}
 
 
@@ -69,7 +69,7 @@ async def _scenario(
             await stack.enter_async_context(peer_subject(name, ingress.redis_url, connection, size, channels))
             for name in (SSE_STARLETTE, RAW_ASGI, BARE)
         ]
-        subjects = [*await ours(ingress, connection, size), *peers]
+        subjects = [*await stack.enter_async_context(ours(ingress, connection, size)), *peers]
         for _ in range(effort.of(4, 1)):
             for way, batch in BATCHES.items():
                 for subject in subjects:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +108,8 @@ def _session_of(reader: Reader) -> str:
     return reader.head.result().partition(b"kdcube_session=")[2].partition(b";")[0].decode()
 
 
-async def own_turns(ingress: IngressAlone, connection: Connection, size: int) -> list[Subject]:
+@asynccontextmanager
+async def own_turns(ingress: IngressAlone, connection: Connection, size: int) -> AsyncGenerator[list[Subject]]:
     """As many user streams as turn streams, of different users, each with a running turn."""
     port = ingress.port
     by_user, readers = await open_user_streams(port, size)
@@ -118,29 +119,37 @@ async def own_turns(ingress: IngressAlone, connection: Connection, size: int) ->
     by_turn = Counter()
     accepted = await spread_out(lambda number: post_message(port, number), range(size))
     watched = await _begin_turns(connection, size)
-    await spread_out(lambda turn: _watch(port, turn, by_turn), accepted)
-    return [
+    watchers = await spread_out(lambda turn: _watch(port, turn, by_turn), accepted)
+    yield [
         Subject(USER_STREAMS, ingress.pid, by_user, followed.publish),
         Subject(TURN_STREAMS, ingress.pid, by_turn, watched.publish),
     ]
+    close_all([*readers, *watchers])
 
 
-async def one_turn(ingress: IngressAlone, connection: Connection, size: int) -> list[Subject]:
+@asynccontextmanager
+async def one_turn(ingress: IngressAlone, connection: Connection, size: int) -> AsyncGenerator[list[Subject]]:
     """As many user streams of one user, and as many turn streams of one other user, as ``size``."""
     port = ingress.port
     by_user, by_turn = Counter(), Counter()
     session = (await post_message(port, 0))["session_id"]
     followed = await _begin_turns(connection, 1)
     path = f"/sse/stream?user_session_id={session}&stream_id="
-    await spread_out(lambda number: open_reader(port, f"{path}{number}", by_user), range(size))
+    readers = await spread_out(lambda number: open_reader(port, f"{path}{number}", by_user), range(size))
 
     turn = await post_message(port, 0)
     watched = await _begin_turns(connection, 1)
-    await spread_out(lambda _: _watch(port, turn, by_turn), range(size))
-    return [
+    watchers = await spread_out(lambda _: _watch(port, turn, by_turn), range(size))
+    yield [
         Subject(USER_STREAMS, ingress.pid, by_user, followed.publish),
         Subject(TURN_STREAMS, ingress.pid, by_turn, watched.publish),
     ]
+    close_all([*readers, *watchers])
+
+
+def close_all(readers: Iterable[Reader]) -> None:
+    for reader in readers:
+        reader.close()
 
 
 async def _watch(port: int, turn: dict[str, str], counter: Counter) -> Reader:
