@@ -10,6 +10,7 @@ import structlog
 from kdcube.postgres.records import Ending, StoredTurn
 from kdcube.postgres.turns import Turns
 from kdcube.proc.outcomes import discarded_steers, line_of
+from kdcube.protocol.cursors import Position
 from kdcube.protocol.events import Fold
 from kdcube.protocol.turns import TERMINAL, TurnState
 from kdcube.redis.eventlog import EventLogs
@@ -71,7 +72,13 @@ class Reaper:
                 await self._turns.exited(turn.turn_id)  # with its worker, its host is gone
                 discarded = await discarded_steers(self._turns, turn)
                 await self._queue.finish(
-                    envelope, None, epoch=epoch, state=turn.state, line=line_of(turn), discarded=discarded
+                    envelope,
+                    None,
+                    epoch=epoch,
+                    state=turn.state,
+                    line=line_of(turn),
+                    discarded=discarded,
+                    said=await self._said(turn),
                 )
                 await self._queue.exited(turn.turn_id, lease.claim_id, epoch=epoch)
         elif turn is not None and turn.state is TurnState.QUEUED:
@@ -107,11 +114,18 @@ class Reaper:
         )
         return await self._turns.get(turn.turn_id)
 
+    async def _said(self, turn: StoredTurn) -> Position:
+        """Where the log ends if it says what is stored; a place where none ends if it does not. (A worker that had been
+        stopped may have said more since its log was folded, or died before all that it stored was said.)"""
+        fold = await self.fold(turn.turn_id)
+        return Position(fold.incarnation, fold.offset if fold.snapshot().text == turn.text_by_marker else -1)
+
     async def fold(self, turn_id: str) -> Fold:
         """What a turn's log says."""
         fold = Fold(turn_id)
         while True:
             page = await self._logs.read(turn_id, fold.offset)
+            fold.incarnation = page.incarnation
             if not page.lines:
                 return fold
             fold.add_all(page.lines)

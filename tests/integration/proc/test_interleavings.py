@@ -148,6 +148,28 @@ async def test_a_reaper_that_stood_still_touches_no_later_attempt(
     assert (row.state, row.claim_id) == (TurnState.RUNNING, second.claim.claim_id)
 
 
+@pytest.mark.parametrize("stored", ["hel", "hello", "hello again"])
+async def test_a_reaper_closes_a_log_only_if_it_says_what_is_stored(
+    client: Client, silent: Silent, stored: str
+) -> None:
+    turn, epoch = await begun(silent), await client.epoch()
+    await silent.say("hel", seq=1, tail=1)
+    ending = Ending(
+        turn_id=turn.turn_id,
+        claim_id=silent.claim.claim_id,
+        state=TurnState.INTERRUPTED,
+        ended_ms=1,
+        text_by_marker={"answer": stored},
+    )
+    await client.turns.finish(ending)
+    await silent.say("lo", seq=2, tail=2)
+    queue = StoodStill(client.connection, KEYS)
+    queue.stale = ExpiredLease(turn.turn_id, silent.claim.claim_id, TurnState.RUNNING)
+    await Reaper(turns=client.turns, queue=queue, logs=client.logs, max_attempts=lambda _: 1).reap(epoch)
+    page = await client.logs.read(turn.turn_id, 0)
+    assert (page.exists, page.closed) == (stored == "hello", stored == "hello")
+
+
 async def test_a_worker_that_slept_before_its_start_takes_no_later_start_back(
     deployment: Deployment, client: Client
 ) -> None:
