@@ -43,10 +43,11 @@ def tree(pid: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """CPU seconds so far by component, and the moment."""
+    """CPU seconds so far by component and of the whole machine, and the moment."""
 
     at: float
     used_s: Mapping[str, float]
+    machine_s: float
 
 
 class CpuMeter:
@@ -57,12 +58,23 @@ class CpuMeter:
 
     def read(self) -> Reading:
         used = {name: sum(map(process_cpu_s, pids)) for name, pids in self.processes.items()}
-        return Reading(time.perf_counter(), {**used, OWN: time.process_time()})
+        return Reading(time.perf_counter(), {**used, OWN: time.process_time()}, _machine_s())
+
+
+def _machine_s() -> float:
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
 
 
 def per_unit_us(before: Reading, after: Reading, units: float) -> dict[str, float]:
     """CPU microseconds for each unit of work between two readings, by component."""
     return {name: (after.used_s[name] - used) / units * 1e6 for name, used in before.used_s.items()}
+
+
+def cores_of_others(before: Reading, after: Reading) -> float:
+    """How many cores were busy with something else, on average: what makes figures of a shared machine worse."""
+    busy = (after.machine_s - before.machine_s) / (after.at - before.at)
+    return max(busy - cores_used(before, after), 0.0)
 
 
 def cores_used(before: Reading, after: Reading) -> float:

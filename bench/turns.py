@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bench.alone import run_alone
 from bench.client import Kind, Tally, User, open_users
-from bench.cpu import OWN, CpuMeter, cores_used, per_unit_us
+from bench.cpu import OWN, CpuMeter, cores_of_others, cores_used, per_unit_us
 from bench.report import Bench, Chart, Effort, Section, Spread, Table, Target, digits, spread
 from bench.system import running_system
 
@@ -42,6 +42,7 @@ class Load:
     appends_per_turn: float
     """Batches in which a turn's deltas went into its log."""
     cores: float
+    cores_of_others: float
     cpu_us: dict[str, Spread]
     """CPU microseconds a turn, by component."""
     system_cpu_us: Spread
@@ -65,6 +66,7 @@ class _Round:
     events_per_turn: float
     appends_per_turn: float
     cores: float
+    cores_of_others: float
     cpu_us: dict[str, float]
 
 
@@ -103,6 +105,7 @@ async def _round(
         2 + sum(turn.deltas for turn in ended) / count,
         appended / count - _FEED_ENTRIES - 2,
         cores_used(before, after),
+        cores_of_others(before, after),
         per_unit_us(before, after, count),
     )
 
@@ -131,6 +134,7 @@ def _load(name: str, rounds: Sequence[_Round]) -> Load:
         events_per_turn=spread(one.events_per_turn for one in rounds).median,
         appends_per_turn=spread(one.appends_per_turn for one in rounds).median,
         cores=spread(one.cores for one in rounds).median,
+        cores_of_others=spread(one.cores_of_others for one in rounds).median,
         cpu_us={part: spread(one.cpu_us[part] for one in rounds) for part in rounds[0].cpu_us},
         system_cpu_us=spread(sum(one.cpu_us.values()) - one.cpu_us[OWN] for one in rounds),
     )
@@ -152,7 +156,8 @@ def section(result: Turns) -> Section:
         ["turns/s", *(str(load.turns_per_s) for load in result.loads)],
         ["events a turn in the log", *(digits(load.events_per_turn) for load in result.loads)],
         ["batches of deltas a turn", *(digits(load.appends_per_turn) for load in result.loads)],
-        ["busy cores", *(digits(load.cores) for load in result.loads)],
+        ["cores busy with it", *(digits(load.cores) for load in result.loads)],
+        ["cores busy with something else", *(digits(load.cores_of_others) for load in result.loads)],
         ["turns/s that 2 cores allow at that cost", *(digits(2e6 / _whole_us(load)) for load in result.loads)],
     ]
     slopes = [
