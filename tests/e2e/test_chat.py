@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import stat
 import sys
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ class Chat:
         }
 
     def terminal(self, *args: str, columns: int = 100, **env: str) -> AbstractAsyncContextManager[AtTerminal]:
-        return at_terminal(self._command(args), self.env | env, columns=columns)
+        return at_terminal(self.command(*args), self.env | env, columns=columns)
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AtTerminal]:
@@ -67,7 +68,7 @@ class Chat:
         """Without a terminal; ``said`` is piped in."""
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            *self._command(args), env=self.env | env, stdin=pipe, stdout=pipe, stderr=pipe
+            *self.command(*args), env=self.env | env, stdin=pipe, stdout=pipe, stderr=pipe
         )
         try:
             async with asyncio.timeout(_PATIENCE_S):
@@ -77,7 +78,7 @@ class Chat:
                 process.kill()
         return Done(process.returncode, out, err)
 
-    def _command(self, args: tuple[str, ...]) -> list[str]:
+    def command(self, *args: str) -> list[str]:
         return [sys.executable, "-m", "kdcube.cli.main", "chat", *args]
 
 
@@ -93,6 +94,16 @@ def talk_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def chat(talk_stack: Stack, tmp_path: Path) -> Chat:
     talk_stack.wait_back()  # a test before may have killed something
     return Chat(talk_stack, tmp_path)
+
+
+def last(line: str) -> Callable[[str], bool]:
+    """The terminal shows this line last, so the turn has ended: while it runs there is a wheel below."""
+    return lambda text: content(text)[-1:] == [line]
+
+
+def quoted(word: str) -> str:
+    """For a shell, in which the pipe stays one."""
+    return word if word == "|" else shlex.quote(word)
 
 
 def content(text: str) -> list[str]:
@@ -165,6 +176,16 @@ async def test_a_failed_turn_is_a_failure(chat):
     assert (done.code, done.out, done.err) == (1, "half \n", "kdcube: the turn failed: It-broke.\n")
 
 
+async def test_a_reader_that_has_enough_ends_it_quietly(chat):
+    command = [*chat.command("{many:20000}"), "|", "head", "-c", "3"]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_shell(
+        " ".join(map(quoted, command)), env=chat.env, stdout=pipe, stderr=pipe
+    )
+    async with asyncio.timeout(_PATIENCE_S):
+        assert await process.communicate() == (b"0 1", b"")
+
+
 # --- what can go wrong
 
 
@@ -209,9 +230,9 @@ async def test_an_unknown_bundle_is_bad_input(chat):
 async def test_a_session_is_one_conversation(chat):
     async with chat.session() as terminal:
         terminal.enter("one *two*")
-        await terminal.shows("\none two\n")
+        await terminal.shows(last("one two"))
         terminal.enter("three **four**")
-        await terminal.shows("\nthree four\n")
+        await terminal.shows(last("three four"))
         terminal.enter("/quit")
         assert await terminal.ended() == 0
         assert content(terminal.text)[1:] == ["› one *two*", "one two", "› three **four**", "three four"]
@@ -240,13 +261,13 @@ async def test_conversations_are_found_opened_and_gone_on_with(chat):
         listed = [line[23:] for line in content(terminal.text)[-3:]]
         assert listed == ["about plums {cite:plums.md}", "about pears", "about apples"]
         terminal.enter("/open 1")
-        await terminal.shows("plums.md › Its heading")
+        await terminal.shows(last("     “What it says there.”"))
         terminal.enter("/conversations pears")
         await terminal.shows(lambda text: content(text)[-1].startswith("  1  "))
         terminal.enter("/open 1")
         await terminal.shows("── about pears")
         terminal.enter("and more of them")
-        await terminal.shows("\nand more of them\n")
+        await terminal.shows(last("and more of them"))
         terminal.enter("/open 7")
         await terminal.shows("there is no conversation 7")
         terminal.enter("/open no-such-conversation")
@@ -254,8 +275,8 @@ async def test_conversations_are_found_opened_and_gone_on_with(chat):
         terminal.enter("/new")
         await terminal.shows("a new conversation")
         terminal.enter("about nothing")
-        await terminal.shows("\nabout nothing\n")
-        terminal.enter("/conversations")
+        await terminal.shows(last("about nothing"))
+        terminal.enter("/conv")
         await terminal.shows("  4  ")
         listed = [line[23:] for line in content(terminal.text)[-4:]]
         assert listed == ["about nothing", "about pears", "about plums {cite:plums.md}", "about apples"]
@@ -272,7 +293,7 @@ async def test_a_question_is_asked_again_as_a_sibling(chat, tmp_path):
         await terminal.shows("■ cancelled")
         gate.touch()
         terminal.enter("/retry")
-        await terminal.shows(lambda text: content(text)[-1] == "first" and text.count("\nfirst\n") == 2)
+        await terminal.shows(lambda text: last("first")(text) and text.count("\nfirst\n") == 2)
         terminal.enter("/conversations")
         await terminal.shows("  1  ")
         terminal.enter("/open 1")
@@ -287,7 +308,7 @@ async def test_a_bundle_is_chosen(chat):
         terminal.enter("/bundle echo@1.0.0")
         await terminal.shows("echo@1.0.0 answers from now on")
         terminal.enter("{think:aloud}")
-        await terminal.shows("\n{think:aloud}\n")
+        await terminal.shows(last("{think:aloud}"))
         terminal.enter("/bundle nobody")
         await terminal.shows("there is no bundle nobody")
         terminal.enter("/nonsense")
@@ -316,7 +337,7 @@ async def test_ctrl_c_twice_leaves_and_the_turn_goes_on(chat, tmp_path):
         terminal.enter("/open 1")
         await terminal.shows("\nHalf\n")
         gate.touch()
-        await terminal.shows("\nHalf an answer\n")
+        await terminal.shows(last("Half an answer"))
         terminal.press(CTRL_C)
         await terminal.shows("Ctrl-C again leaves")
         terminal.press(CTRL_C)

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from kdcube.cli.chat.markdown import Blocks, Painter, harmless
+from kdcube.cli.chat.markdown import Blocks, Painter
+from kdcube.cli.chat.view import harmless
 
 DOCUMENT = """\
 # A title

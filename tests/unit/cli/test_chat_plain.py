@@ -44,6 +44,10 @@ def test_sources_are_listed_below_the_answer():
     assert out == 'Yes [1]\n\nSources:\n[1] Start (docs/start.md) › Up\n    "make up"\n'
 
 
+def test_an_answer_that_was_not_streamed_is_shown():
+    assert shown(PlainView, start(), complete(answer="Yes")) == ("Yes\n", "")
+
+
 def test_a_resync_goes_on_where_it_can():
     out, err = shown(PlainView, start(), delta("One tw"), resync("One two th"), delta("ree"), complete())
     assert (out, err) == ("One two three\n", "")

@@ -182,9 +182,10 @@ async def test_the_user_may_leave(inputs, interrupted):
 async def test_a_command_waits_for_the_turn():
     async with running() as (scene, turn):
         scene.does(Line("/new"))
-        await scene.log.has("note the turn still runs: Ctrl-C cancels it, /quit leaves it")
+        await scene.log.has("note /new: when the turn has ended")
         scene.turns.say("t1", complete())
         await turn
+        assert scene.session.later == ["/new"]
 
 
 async def test_a_line_steers_and_its_receipts_are_told():

@@ -60,6 +60,15 @@ async def test_an_answer_is_rendered_while_it_comes():
     assert terminal.lines == ["", "› A question", "", "Title", "", "Some bold text"]
 
 
+async def test_an_answer_that_was_not_streamed_is_shown():
+    terminal = Terminal()
+    async with opened(terminal, Inputs()) as (view, _):
+        turn = Turn(view)
+        turn.say(start())
+        turn.end(answer="Yes")
+    assert terminal.lines[-1] == "Yes"
+
+
 async def test_sources_are_numbered_with_file_heading_and_quote():
     terminal = Terminal()
     async with opened(terminal, Inputs()) as (view, _):
@@ -88,7 +97,11 @@ async def test_steps_the_queue_and_lost_connections_are_told():
         await terminal.shows("✓ Searching")
         view.retrying("the connection was closed", 1.0)
         await terminal.shows("the connection was closed; trying again")
-        turn.say(delta("Found."))
+        turn.say(delta("Fou"))
+        await terminal.shows("answering")
+        view.retrying("the connection was closed", 1.0)
+        await terminal.shows("the connection was closed; trying again")
+        turn.say(delta("nd."))
         await terminal.shows("answering")
         turn.end()
     assert terminal.lines[-3:] == ["✓ Searching", "", "Found."]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -117,6 +118,9 @@ async def _chat(
             if leaving.interrupted:
                 raise KeyboardInterrupt from leaving
             return 0 if question is None else 1
+        except BrokenPipeError:  # `kdcube chat ... | head` ends quietly
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
 
 
 def _check_bundle(bundle_id: str | None, profile: Profile) -> None:
@@ -134,7 +138,7 @@ async def _converse(session: Session, profile: Profile) -> None:
     view.note(f"{session.client.origin} · {session.bundle_id or profile.default_bundle_id} · {who} · /help")
     leaves = False
     while True:
-        given = await session.inputs.get()
+        given = Line(session.later.pop(0)) if session.later else await session.inputs.get()
         try:
             match given:
                 case End() | Line("/quit"):

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from typing import ClassVar
 
 from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.markdown import Heading, Markdown, MarkdownElement
 from rich.text import Text
+from rich.theme import Theme
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+from kdcube.cli.chat.view import harmless
+
 _MAX_COLUMNS = 100
 """Longer lines are hard to read."""
-
-
-def harmless(text: str) -> str:
-    """Without control characters: what an answer holds must not give orders to the terminal."""
-    return _CONTROLS.sub("", text)
 
 
 class Blocks:
@@ -66,6 +62,10 @@ class Blocks:
         return rest
 
 
+_THEME = Theme({"markdown.code": "bold cyan", "markdown.code_block": "none"})
+"""Without the backgrounds of rich's own, which fit dark terminals alone."""
+
+
 class _Heading(Heading):
     LEVEL_ALIGN: ClassVar = dict.fromkeys(Heading.LEVEL_ALIGN, "left")
 
@@ -79,6 +79,7 @@ class Painter:
 
     def __init__(self, console: Console, *, styles: bool) -> None:
         self._console = console
+        self._console.push_theme(_THEME)
         self.styles = styles
 
     def markdown(self, source: str, columns: int) -> str:

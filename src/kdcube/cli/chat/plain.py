@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from kdcube.cli.chat.view import ending, queued, quote, source, when
+from kdcube.cli.chat.view import ending, harmless, queued, quote, source, when
 from kdcube.client import Accepted, ConversationItem, Event, Reading, Turn
 
 
@@ -18,6 +18,7 @@ class PlainView:
     def __init__(self, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> None:
         self._out = out
         self._err = err
+        self._clean = harmless if out.isatty() else str
         self._clear()
 
     def _clear(self) -> None:
@@ -35,7 +36,7 @@ class PlainView:
             self._replace(reading.answer)
         elif event.name == "chat_delta" and event.data["delta"]["marker"] == "answer":
             self._write(event.data["delta"]["text"])
-        elif event.type == "queue.position" and reading.position != self._position:
+        elif event.type == "queue.position" and reading.position not in (1, self._position):
             self._position = reading.position
             self.note(queued(reading.position, reading.eta_s))
         elif event.name == "chat_step" and event.data["event"].get("status") in ("completed", "error"):
@@ -45,21 +46,22 @@ class PlainView:
         self.note(f"{reason}; trying again")
 
     def ended(self, reading: Reading | None) -> None:
+        if reading is not None:
+            self._replace(reading.answer)  # such as one that was not streamed
         self._line_end()
         if reading is None:
             return
         if reading.citations:
-            self._out.write("\nSources:\n")
+            self._print("\nSources:\n")
             for citation in reading.citations:
-                self._out.write(f"[{citation.n}] {source(citation)}\n")
+                self._print(f"[{citation.n}] {source(citation)}\n")
                 if told := quote(citation):
-                    self._out.write(f'    "{told}"\n')
-            self._out.flush()
+                    self._print(f'    "{told}"\n')
         if problem := ending(reading):
             self.problem(f"the turn {'was ' if reading.state != 'failed' else ''}{problem}")
 
     def note(self, text: str) -> None:
-        self._err.write(f"{text}\n")
+        self._err.write(f"{harmless(text)}\n")
         self._err.flush()
 
     def problem(self, text: str) -> None:
@@ -69,13 +71,11 @@ class PlainView:
         pass
 
     def past(self, turn: Turn) -> None:
-        self._out.write(f"> {turn.message}\n{turn.answer}\n\n")
-        self._out.flush()
+        self._print(f"> {turn.message}\n{turn.answer}\n\n")
 
     def listing(self, conversations: Sequence[ConversationItem], first: int) -> None:
         for number, item in enumerate(conversations, first):
-            self._out.write(f"{number:>3}  {when(item.last_activity_at)}  {item.title}  {item.conversation_id}\n")
-        self._out.flush()
+            self._print(f"{number:>3}  {when(item.last_activity_at)}  {item.title}  {item.conversation_id}\n")
 
     def _replace(self, answer: str) -> None:
         written = "".join(self._written)
@@ -87,14 +87,16 @@ class PlainView:
 
     def _write(self, text: str) -> None:
         if text:
-            self._out.write(text)
-            self._out.flush()
+            self._print(text)
             self._written.append(text)
 
     def _line_end(self) -> None:
         if self._written and not self._written[-1].endswith("\n"):
-            self._out.write("\n")
-            self._out.flush()
+            self._print("\n")
+
+    def _print(self, text: str) -> None:
+        self._out.write(self._clean(text))
+        self._out.flush()
 
 
 class JsonView:
@@ -122,7 +124,7 @@ class JsonView:
             self.problem(problem)
 
     def note(self, text: str) -> None:
-        self._err.write(f"{text}\n")
+        self._err.write(f"{harmless(text)}\n")
         self._err.flush()
 
     def problem(self, text: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -102,6 +103,7 @@ class Screen:
     async def __aenter__(self) -> Self:
         started = asyncio.Event()
         self._running = asyncio.create_task(self._app.run_async(pre_run=started.set))
+        self._running.add_done_callback(lambda _: self._inputs.put_nowait(End()))  # such as when the keyboard is gone
         await started.wait()
         return self
 
@@ -113,7 +115,8 @@ class Screen:
         if self._app.is_running:
             self._app.exit()
         if self._running is not None:
-            await self._running
+            with suppress(EOFError):
+                await self._running
 
     @property
     def columns(self) -> int:
@@ -149,6 +152,8 @@ class Screen:
 
     def status(self, text: str) -> None:
         """What goes on, beside a wheel that turns; empty: nothing does."""
+        if text == self._status:
+            return
         if text and not self._status:
             self._began = time.monotonic()
         self._status = text

@@ -48,6 +48,8 @@ class Session:
         self.conversation_id: str | None = None
         self.last: tuple[str, str] | None = None
         """The turn that was shown last, and its message."""
+        self.later: list[str] = []
+        """Commands that were typed while a turn ran."""
         self._running: str | None = None
         self._accepted = asyncio.Event()
         self._cancelling = False
@@ -121,9 +123,9 @@ class Session:
             await self._listen(shown)
             return await shown
         except BaseException:
-            self.view.ended(None)
             await _stop([shown, *self._asides, *(steer.sending for steer in self._steers)])
             self._steers.clear()
+            self.view.ended(None)
             raise
 
     async def _listen(self, shown: asyncio.Task[T]) -> None:
@@ -143,7 +145,8 @@ class Session:
                 case End() | Line("/quit"):
                     raise Leaving(interrupted=False)
                 case Line(text) if text.startswith("/"):
-                    self.view.note("the turn still runs: Ctrl-C cancels it, /quit leaves it")
+                    self.view.note(f"{text}: when the turn has ended")
+                    self.later.append(text)
                 case Line(text):
                     self.view.note(f"↪ {text}")
                     steer = _Steer(text, asyncio.create_task(self._send_steer(text)))

@@ -9,9 +9,9 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-from kdcube.cli.chat.markdown import Blocks, Painter, harmless
+from kdcube.cli.chat.markdown import Blocks, Painter
 from kdcube.cli.chat.screen import Screen
-from kdcube.cli.chat.view import ending, queued, quote, source, when
+from kdcube.cli.chat.view import ending, harmless, queued, quote, source, when
 from kdcube.client import Accepted, Citation, ConversationItem, Event, Reading, Turn
 
 _FRAME_S = 1 / 20
@@ -88,6 +88,8 @@ class TerminalView:
         self._screen.status(f"{harmless(reason)}; trying again")
 
     def ended(self, reading: Reading | None) -> None:
+        if reading is not None:
+            self._replace(reading)  # such as an answer that was not streamed
         self._draw(last=True)
         self._screen.status("")
         if reading is None:
@@ -111,8 +113,7 @@ class TerminalView:
         if delta["marker"] == "thinking":
             self._screen.status("thinking")
         elif delta["marker"] == "answer":
-            if not self._given:
-                self._screen.status("answering")
+            self._screen.status("answering")
             self._take(delta["text"])
 
     def _step(self, step: dict[str, str]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
 from kdcube.client import Accepted, Citation, ConversationItem, Event, Reading, Turn
 
 _QUOTE_CHARS = 200
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class View(Protocol):
@@ -52,6 +55,11 @@ class View(Protocol):
         ...
 
 
+def harmless(text: str) -> str:
+    """Without control characters: what an answer holds must not give orders to the terminal."""
+    return _CONTROLS.sub("", text)
+
+
 def queued(position: int | None, eta_s: float | None) -> str:
     if not position or position == 1:
         return "waiting"
@@ -89,5 +97,5 @@ def quote(citation: Citation) -> str | None:
 
 
 def when(iso: str) -> str:
-    """A time as the list shows it."""
-    return iso[:16].replace("T", " ")
+    """A time as the list shows it: of this place, to the minute."""
+    return f"{datetime.fromisoformat(iso).astimezone():%Y-%m-%d %H:%M}"
