@@ -84,6 +84,7 @@ class Load:
 
     def _say(self, due: float, *, to_end: bool = False) -> asyncio.Task[None]:
         visitor = self._someone()
+        visitor.messages_left -= 1
         task = self._task(self._careful(visitor.say(due, to_end=to_end)))
         says = self._says.setdefault(visitor, set())
         says.add(task)

@@ -97,7 +97,7 @@ class Visitor:
         self._open: set[str] = set()
         self._to_fail: set[str] = set()
         self._numbers = 0
-        self.messages_left = choose.randint(8, 24)
+        self.messages_left = choose.randint(8, 24)  # counted down by whoever makes it say them
         self._session: str | None = None
         self._user_stream: asyncio.Task[None] | None = None
         self._entering: asyncio.Task[None] | None = None
@@ -113,7 +113,6 @@ class Visitor:
     async def say(self, due: float, *, to_end: bool = False) -> None:
         """One message that was ``due`` then (monotonic seconds), and maybe something else; ``to_end`` of its turn."""
         self._numbers += 1
-        self.messages_left -= 1
         number, marker = self._numbers, f"{self._name} {self._numbers}"
         self._open.add(marker)
         try:
