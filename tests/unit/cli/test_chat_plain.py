@@ -41,7 +41,7 @@ def test_the_answer_goes_out_and_the_rest_beside_it():
 def test_sources_are_listed_below_the_answer():
     citation = {"n": 1, "title": "Start", "uri": "docs/start.md", "heading": "Up", "quote": "make\nup"}
     out, _ = shown(PlainView, start(), delta("Yes [1]\n"), service("turn.citations", [citation]), complete())
-    assert out == 'Yes [1]\n\nSources:\n[1] Start (docs/start.md) › Up\n    "make up"\n'
+    assert out == 'Yes [1]\n\nSources:\n[1] docs/start.md › Up\n    "make up"\n'
 
 
 def test_an_answer_that_was_not_streamed_is_shown():

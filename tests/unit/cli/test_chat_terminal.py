@@ -19,6 +19,8 @@ pytestmark = pytest.mark.anyio
 CITATIONS = [
     {"n": 1, "title": "start.md", "uri": "docs/start.md", "heading": "Start", "quote": "make  up\nstarts it"},
     {"n": 2, "title": "The proxy", "uri": "docs/proxy.md"},
+    {"n": 3, "title": "The proxy", "uri": "docs/proxy.md#tls", "heading": "TLS"},
+    {"n": 4, "title": "A page", "uri": "https://example.org/a#tls", "heading": "TLS"},
 ]
 
 
@@ -78,7 +80,8 @@ async def test_sources_are_numbered_with_file_heading_and_quote():
         turn.end()
     assert terminal.text.endswith(
         "See [1].\n\nSources\n [1] docs/start.md › Start\n     “make up starts it”\n"
-        " [2] The proxy (docs/proxy.md)\n\nYou could ask:\n  · And then?"
+        " [2] The proxy (docs/proxy.md)\n [3] docs/proxy.md › TLS\n [4] https://example.org/a#tls › TLS\n"
+        "\nYou could ask:\n  · And then?"
     )
 
 
@@ -105,6 +108,27 @@ async def test_steps_the_queue_and_lost_connections_are_told():
         await terminal.shows("answering")
         turn.end()
     assert terminal.lines[-3:] == ["✓ Searching", "", "Found."]
+
+
+async def test_a_step_does_not_stand_within_a_block_of_the_answer():
+    terminal = Terminal()
+    async with opened(terminal, Inputs()) as (view, _):
+        turn = Turn(view)
+        turn.say(start(), delta("One line"), step("Searching", "completed"), delta(" that goes on.\n\nAnother"))
+        await terminal.shows("Another")
+        turn.say(step("Writing", "completed"), delta(" one."))
+        turn.end()
+    assert terminal.lines[3:] == ["One line that goes on.", "✓ Searching", "", "Another one."]
+
+
+async def test_a_step_around_the_answer_does_not_stand_in_it():
+    terminal = Terminal()
+    async with opened(terminal, Inputs()) as (view, _):
+        turn = Turn(view)
+        turn.say(step("Answering", "started"), delta("One.\n\nTw"), step("Answering", "completed"), delta("o."))
+        turn.say(step("Looking", "started"), step("Looking", "completed"), delta("\n\nThree."))
+        turn.end()
+    assert [line for line in terminal.lines[2:] if line] == ["One.", "Two.", "✓ Looking", "Three."]
 
 
 @pytest.mark.parametrize(

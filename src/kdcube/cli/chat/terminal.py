@@ -42,6 +42,10 @@ class TerminalView:
         self._answer_rows = 0
         """Rows that were printed of the answer, as long as nothing else was printed since."""
         self._shown_steps: set[str] = set()
+        self._around: set[str] = set()
+        """Steps that began before the answer."""
+        self._held: list[tuple[str, str]] = []
+        """Steps that ended while a block of the answer grew: shown behind it, and none behind the last one."""
 
     async def __aenter__(self) -> Self:
         self._drawing = asyncio.create_task(self._draw_frames())
@@ -90,6 +94,7 @@ class TerminalView:
     def ended(self, reading: Reading | None) -> None:
         if reading is not None:
             self._replace(reading)  # such as an answer that was not streamed
+        self._draw()
         self._draw(last=True)
         self._screen.status("")
         if reading is None:
@@ -118,14 +123,20 @@ class TerminalView:
 
     def _step(self, step: dict[str, str]) -> None:
         name, title, status = step.get("step", ""), step.get("title") or step.get("step", ""), step.get("status", "")
-        if status in _STEP_SIGNS:
-            sign, style = _STEP_SIGNS[status]
-            if (key := f"{name} {title} {status}") not in self._shown_steps:
-                self._shown_steps.add(key)
-                self._draw()
-                self._aside(f"{sign} {title}", style if status == "error" else _DIM)
-        else:
+        if status not in _STEP_SIGNS:
             self._screen.status(harmless(title))
+            if not self._given:
+                self._around.add(name)
+            return
+        if status == "completed" and self._given and name in self._around:  # the step is the answering itself
+            return
+        sign, style = _STEP_SIGNS[status]
+        if (key := f"{name} {title} {status}") not in self._shown_steps:
+            self._shown_steps.add(key)
+            self._draw()
+            self._held.append((f"{sign} {title}", style if status == "error" else _DIM))
+            if not self._blocks.rest.strip():
+                self._release()
 
     def _sources(self, citations: Sequence[Citation]) -> None:
         if not citations:
@@ -178,6 +189,8 @@ class TerminalView:
             text = "\n" + self._painter.markdown(complete, self._screen.columns)
             self._screen.print(text)
             self._answer_rows += text.count("\n")
+            if not last:
+                self._release()
         rest = self._blocks.rest
         if not rest.strip():
             self._screen.tail("")
@@ -185,6 +198,11 @@ class TerminalView:
             self._screen.tail(self._last_lines(rest))
         else:
             self._screen.tail("\n" + self._painter.markdown(rest, self._screen.columns))
+
+    def _release(self) -> None:
+        for line, style in self._held:
+            self._aside(line, style)
+        self._held.clear()
 
     def _last_lines(self, text: str) -> str:
         """Its end, as it is written."""

@@ -82,10 +82,15 @@ def ending(reading: Reading) -> str | None:
 
 
 def source(citation: Citation) -> str:
-    """The file, and where in it."""
-    file = citation.uri or citation.title
-    named = file if citation.title in file else f"{citation.title} ({file})"
-    return f"{named} › {citation.heading}" if citation.heading else named
+    """The file, and where in it; without a heading its title."""
+    if citation.heading:
+        place = (
+            citation.uri if "://" in citation.uri else citation.uri.partition("#")[0]
+        )  # the fragment of a file is its heading once more
+        return f"{place or citation.title} › {citation.heading}"
+    return (
+        citation.uri if not citation.title or citation.title in citation.uri else f"{citation.title} ({citation.uri})"
+    )
 
 
 def quote(citation: Citation) -> str | None:
