@@ -280,7 +280,6 @@ class Maintenance(Service):
             max_attempts=lambda bundle: ATTEMPTS[bundle],
             clock=self.stores.clock,
         )
-        self.reaper.hold_off()
         reconciler = Reconciler(
             turns=self.turns,
             epochs=Epochs(self.database, TENANT, PROJECT),

@@ -49,10 +49,7 @@ class Leader:
         try:
             while True:
                 try:
-                    led_before = self._leadership.held
                     if await self._leadership.try_acquire():
-                        if not led_before:
-                            self._reaper.hold_off()  # Valkey may have stood still while nobody here looked at it
                         await self._once_as_leader()
                 except (StoreUnavailable, EpochMismatch) as error:
                     self._reaper.hold_off()

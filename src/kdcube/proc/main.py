@@ -105,7 +105,6 @@ class Proc:
             )
             leadership = await enter(Leadership(service.database_url, *scope, "maintenance"))
             reaper = Reaper(turns=turns, queue=queue, logs=logs, max_attempts=self._max_attempts)
-            reaper.hold_off()
             reconciler = Reconciler(
                 turns=turns,
                 epochs=Epochs(self.database, *scope),

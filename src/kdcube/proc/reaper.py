@@ -20,7 +20,12 @@ log = structlog.get_logger()
 
 
 class Reaper:
-    """Settles turns whose lease has run out. ``max_attempts``: how often a bundle's turns may be started."""
+    """Settles turns whose lease has run out. ``max_attempts``: how often a bundle's turns may be started.
+
+    A lease that has run out is not that of a worker which still works: that one stopped 3 s before, by its own clock,
+    whatever kept it from Valkey. So whoever newly leads may reap at once. What is waited for is what makes leases lie:
+    a Valkey that was away (another one may have taken over, with leases of long ago), and a machine that slept.
+    """
 
     def __init__(
         self,
@@ -30,20 +35,30 @@ class Reaper:
         logs: EventLogs,
         max_attempts: Callable[[str], int],
         clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._turns = turns
         self._queue = queue
         self._logs = logs
         self._max_attempts = max_attempts
         self._clock = clock
+        self._wall_clock = wall_clock
+        self._ahead_s = wall_clock() - clock()
         self._not_before = 0.0
 
     def hold_off(self) -> None:
-        """Valkey was away or stood still: workers get one full lease to renew before anything is reaped (rule 8)."""
+        """Workers get one full lease to renew before anything is reaped (rule 8)."""
         self._not_before = self._clock() + self._queue.lease_s
+
+    def _slept(self) -> bool:
+        """Whether this machine stood still since it was asked last: leases went on by Valkey's clock, work did not."""
+        before, self._ahead_s = self._ahead_s, self._wall_clock() - self._clock()
+        return self._ahead_s - before > self._queue.lease_s / 3
 
     async def reap(self, epoch: int) -> None:
         """Settles what has expired now."""
+        if self._slept():
+            self.hold_off()
         if self._clock() < self._not_before:
             return
         asked_at = self._clock()
