@@ -22,8 +22,10 @@ from kdcube.ingress.identity.callers import Callers
 from kdcube.ingress.identity.sessions import Sessions
 from kdcube.ingress.identity.simple import TokenFile
 from kdcube.ingress.messages import Composer
+from kdcube.ingress.routes import openai_errors
 from kdcube.ingress.routes.chat import ChatRoutes
 from kdcube.ingress.routes.conversations import ConversationRoutes
+from kdcube.ingress.routes.openai import OpenAIRoutes
 from kdcube.ingress.routes.profile import ProfileRoutes
 from kdcube.ingress.routes.service import Check, ServiceRoutes
 from kdcube.ingress.streams import Streams, StreamSettings
@@ -134,9 +136,11 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             ),
             ConversationRoutes(callers, conversations, turns, composer, accepting, cancelling, feeds, own_limits),
             ProfileRoutes(callers, conversations, gateway, service.bundles),
+            OpenAIRoutes(callers, composer, accepting, cancelling, streams, service.bundles, own_limits),
             about,
         )
-        yield Ingress(with_cors(Edge(router), settings.cors), about, streams)
+        edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error})
+        yield Ingress(with_cors(edge, settings.cors), about, streams)
 
 
 def admission_limits(gateway: GatewayConfig) -> AdmissionLimits:
@@ -174,7 +178,11 @@ def _checks(connection: Connection, database: Database, epochs: EpochWatch) -> d
 
 
 def _router(
-    chat: ChatRoutes, conversations: ConversationRoutes, profile: ProfileRoutes, service: ServiceRoutes
+    chat: ChatRoutes,
+    conversations: ConversationRoutes,
+    profile: ProfileRoutes,
+    openai: OpenAIRoutes,
+    service: ServiceRoutes,
 ) -> Router:
     one = "/conversations/{conversation_id}"
     turn = one + "/turns/{turn_id}"
@@ -193,6 +201,9 @@ def _router(
             _route(one + "/export", GET=conversations.export),
             _route(turn + "/feedback", PUT=conversations.feedback),
             _route(turn + "/retry", POST=conversations.retry),
+            _route("/v1/models", GET=openai.models),
+            _route("/v1/models/{model}", GET=openai.model),
+            _route("/v1/chat/completions", POST=openai.complete),
             _route("/health", GET=service.health),
             _route("/ready", GET=service.ready),
             _route("/openapi.json", GET=service.openapi),

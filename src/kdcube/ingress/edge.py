@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 import structlog
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.ingress import Cors
-from kdcube.ingress.errors import UNEXPECTED, problem
+from kdcube.ingress.errors import UNEXPECTED, Problem, problem
 from kdcube.ingress.exchange import Exchange, begin_exchange
 from kdcube.telemetry.logging import bound
 
@@ -29,11 +31,16 @@ _HEADERS = (
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
-class Edge:
-    """The ASGI application around ``router``."""
+Shape: TypeAlias = Callable[[Problem, Scope], Response]
+"""How a problem is told."""
 
-    def __init__(self, router: Router) -> None:
+
+class Edge:
+    """The ASGI application around ``router``. ``shapes``: by the beginning of a path, how problems are told there."""
+
+    def __init__(self, router: Router, shapes: Mapping[str, Shape] | None = None) -> None:
         self._router = router
+        self._shapes = shapes or {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -64,7 +71,14 @@ class Edge:
                     logger.warning("http.refused", path=scope["path"], error=told.error, reason=str(error))
                 if started:
                     raise  # the server cuts the connection: the client must not take the rest for complete
-                await (told or UNEXPECTED).response(exchange.request_id)(scope, receive, send_with_headers)
+                await self._told(told or UNEXPECTED, scope, exchange)(scope, receive, send_with_headers)
+
+    def _told(self, problem: Problem, scope: Scope, exchange: Exchange) -> Response:
+        path: str = scope["path"].removeprefix(PREFIX)
+        for beginning, shape in self._shapes.items():
+            if path.startswith(beginning):
+                return shape(problem, scope)
+        return problem.response(exchange.request_id)
 
 
 def _all_headers(given: Iterable[tuple[bytes, bytes]], exchange: Exchange) -> list[tuple[bytes, bytes]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ from kdcube.ingress.requests import ClientId
 from kdcube.postgres.records import StoredTurn
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.ids import check_client_id, conversation_id_for, turn_id_for
-from kdcube.protocol.turns import Policy, TurnEnvelope, UserType, content_hash
+from kdcube.protocol.turns import EarlierMessage, Policy, TurnEnvelope, UserType, content_hash
 
 ROOT = "root"
 """``parent_turn_id`` of an edit of a conversation's first turn."""
@@ -65,10 +65,18 @@ class Composer:
         self._bundles = bundles
 
     def compose(
-        self, message: Message, caller: Caller, *, key: str | None, request_id: str, origin: Origin | None = None
+        self,
+        message: Message,
+        caller: Caller,
+        *,
+        key: str | None,
+        request_id: str,
+        origin: Origin | None = None,
+        history: Sequence[EarlierMessage] = (),
     ) -> TurnEnvelope:
         """The envelope of ``message``. ``key`` is the Idempotency-Key, ``origin`` what its parent_turn_id stands for.
 
+        ``history`` is what was said before a conversation's first message; whoever gives it has bounded its size.
         Raises InvalidInput, which names the field, and Forbidden when the bundle is not for the caller.
         """
         text = (message.text or message.message or "").replace("\0", "\ufffd")  # as PostgreSQL will store it
@@ -106,12 +114,14 @@ class Composer:
                 payload=payload,
                 policy=policy,
                 parent_turn_id=None if origin is None else origin.parent_turn_id or ROOT,
+                history=history,
             ),
             roles=caller.roles,
             payload=payload,
             policy=policy,
             parent_turn_id=None if origin is None else origin.parent_turn_id,
             root=origin is not None and origin.parent_turn_id is None,
+            history=tuple(history),
         )
 
     def again(
@@ -131,7 +141,12 @@ class Composer:
             payload=original.payload,
         )
         return self.compose(
-            message, caller, key=key, request_id=request_id, origin=Origin(parent) if branches else None
+            message,
+            caller,
+            key=key,
+            request_id=request_id,
+            origin=Origin(parent) if branches else None,
+            history=original.history,
         )
 
     def _check_content(self, text: str, payload: dict[str, Any]) -> None:

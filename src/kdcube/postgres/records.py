@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from kdcube.protocol.turns import TurnEnvelope, TurnState
+from kdcube.protocol.turns import EarlierMessage, TurnEnvelope, TurnState
 
 Json = dict[str, Any]
 
@@ -73,6 +73,8 @@ class HistoryTurn:
     ended_ms: int | None
     steers: tuple[str, ...] = ()
     """What the user added while the turn ran (applied steers), in order."""
+    before: tuple[EarlierMessage, ...] = ()
+    """Of a root: what was said before the conversation came here."""
 
 
 # --- admit ------------------------------------------------------------------------------------------------------------

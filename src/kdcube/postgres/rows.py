@@ -84,6 +84,7 @@ def unfinished(row: Row) -> Unfinished:
 
 
 def history_turn(row: Row) -> HistoryTurn:
+    root = row["root_envelope"]
     return HistoryTurn(
         row["turn_id"],
         row["message"],
@@ -91,6 +92,7 @@ def history_turn(row: Row) -> HistoryTurn:
         TurnState(row["state"]),
         row["ended_ms"],
         tuple(row["steers"]),
+        () if root is None else decode_envelope(root).history,
     )
 
 

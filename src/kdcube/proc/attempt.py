@@ -23,7 +23,6 @@ from kdcube.proc.bundles.jobs import (
     Completed,
     Emit,
     Failed,
-    HistoryItem,
     HostLost,
     Outcome,
     Steer,
@@ -34,7 +33,7 @@ from kdcube.proc.bundles.pool import RunningTurn
 from kdcube.proc.claimed import RETRY_S, ClaimedTurn, now_ms
 from kdcube.proc.desk import Desk
 from kdcube.proc.log_writer import LogWriter
-from kdcube.proc.outcomes import as_history, verdict
+from kdcube.proc.outcomes import as_history, told_before, verdict
 from kdcube.protocol.endings import terminal_line
 from kdcube.protocol.errors import KDCubeError
 from kdcube.protocol.events import Fold, Kind, encode_line
@@ -238,7 +237,7 @@ class Attempt:
     async def _serve(self, started: Started) -> Outcome | KDCubeError:
         """The bundle's part of the turn."""
         desk, envelope, turn_id = self._desk, self.envelope, self.envelope.turn_id
-        history: list[HistoryItem] = []
+        history = told_before(envelope.history)
         if started.parent_turn_id is not None:
             before = await self._turn.until_done("proc.history", lambda: desk.turns.history(started.parent_turn_id))
             history = as_history(before)

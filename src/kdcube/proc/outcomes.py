@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import structlog
@@ -14,7 +15,7 @@ from kdcube.proc.log_writer import OutputLimit
 from kdcube.protocol.endings import terminal_line
 from kdcube.protocol.errors import KDCubeError
 from kdcube.protocol.events import Kind, encode_line
-from kdcube.protocol.turns import TurnState
+from kdcube.protocol.turns import EarlierMessage, TurnState
 
 log = structlog.get_logger()
 
@@ -63,10 +64,16 @@ async def discarded_steers(turns: Turns, turn: StoredTurn) -> list[str]:
     return [steer.turn_id for steer in await turns.steers(turn.turn_id, TurnState.CANCELLED)]
 
 
+def told_before(messages: Iterable[EarlierMessage]) -> list[HistoryItem]:
+    """What the client of a conversation's first turn told of the time before it. To a bundle it looks like the rest."""
+    return [HistoryItem(message.role, message.text) for message in messages]
+
+
 def as_history(turns: list[HistoryTurn]) -> list[HistoryItem]:
     """The messages before a turn, oldest first. A steer that was applied stands after the message that it steered."""
     items: list[HistoryItem] = []
     for turn in turns:
+        items.extend(told_before(turn.before))
         items.append(HistoryItem("user", turn.text, turn.turn_id))
         items.extend(HistoryItem("user", steer, turn.turn_id) for steer in turn.steers)
         if turn.answer:

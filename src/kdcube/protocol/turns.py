@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -59,6 +59,13 @@ class ReceiptState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class EarlierMessage(msgspec.Struct, frozen=True, array_like=True):
+    """One message before a conversation's first turn, as its client tells it."""
+
+    role: Literal["user", "assistant"]
+    text: str
+
+
 class TurnEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Everything that a worker needs to run a turn, as ingress accepted it. Encoded as msgpack in Valkey."""
 
@@ -82,6 +89,8 @@ class TurnEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """Set for an edit or a retry: the new turn is a sibling under this parent. None: the tip of the conversation."""
     root: bool = False
     """An edit or retry of a conversation's first turn: a sibling without a parent."""
+    history: tuple[EarlierMessage, ...] = ()
+    """Of a conversation's first turn, when the conversation began elsewhere: what was said there, oldest first."""
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -110,12 +119,15 @@ def content_hash(
     policy: Policy,
     attachments: Sequence[str] = (),
     parent_turn_id: str | None = None,
+    history: Sequence[EarlierMessage] = (),
 ) -> str:
     """The SHA-256 that tells a repeated send from another message under the same key (rule 3).
 
     ``attachments`` are the digests of their content, in order. ``bundle_id`` is what the client named, not a default.
     """
-    content = [text, conversation_id, bundle_id, payload, policy, list(attachments)]
+    content: list[Any] = [text, conversation_id, bundle_id, payload, policy, list(attachments)]
     if parent_turn_id is not None:
         content.append(parent_turn_id)
+    if history:
+        content.append(history)
     return hashlib.sha256(_CANONICAL.encode(content)).hexdigest()

@@ -59,7 +59,16 @@ class Registry(Protocol):
 class EventStream:
     """An ASGI response of server-sent events, of unknown length."""
 
-    def __init__(self, source: Source, registry: Registry, settings: StreamSettings, clock: Clock) -> None:
+    def __init__(
+        self,
+        source: Source,
+        registry: Registry,
+        settings: StreamSettings,
+        clock: Clock,
+        *,
+        farewell: Callable[[], bytes],
+    ) -> None:
+        """``farewell`` gives the last event of a stream that is dismissed; it may be empty."""
         self._source = source
         self._registry = registry
         self._settings = settings
@@ -72,7 +81,8 @@ class EventStream:
         self._since = 0.0
         """When the send began that is under way, or else when the last one ended."""
         self._silent = False
-        self._farewell = b""
+        self._farewell = farewell
+        self._dismissed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         start = {"type": "http.response.start", "status": 200, "headers": list(_HEADERS)}
@@ -112,9 +122,9 @@ class EventStream:
             self._cut = True
             self._patience.reschedule(asyncio.get_running_loop().time())
 
-    def dismiss(self, farewell: bytes) -> None:
+    def dismiss(self) -> None:
         """Ends it after what is being sent, with a last event."""
-        self._farewell = farewell
+        self._dismissed = True
         self.wake()
 
     def tick(self, now: float) -> None:
@@ -136,8 +146,8 @@ class EventStream:
         create_future = asyncio.get_running_loop().create_future
         while True:
             self._woken = False
-            if self._farewell:
-                await send({"type": "http.response.body", "body": self._farewell, "more_body": True})
+            if self._dismissed:
+                await send({"type": "http.response.body", "body": self._farewell(), "more_body": True})
                 return
             data = source.ready()
             if data is None:

@@ -13,11 +13,13 @@ from structlog.typing import FilteringBoundLogger
 
 from kdcube.ingress.caller import Caller
 from kdcube.ingress.errors import NotFound, Unavailable
+from kdcube.ingress.streams.completion_stream import CompletionStream
 from kdcube.ingress.streams.feed import FeedHub
 from kdcube.ingress.streams.hub import LogHub
 from kdcube.ingress.streams.opening import once_rebuilt, open_at
 from kdcube.ingress.streams.positions import Positions
 from kdcube.ingress.streams.projection import sse
+from kdcube.ingress.streams.projection.openai import Completion
 from kdcube.ingress.streams.response import EventStream, Source
 from kdcube.ingress.streams.settings import Clock, StreamSettings
 from kdcube.ingress.streams.sources import Channels, EpochSource, FeedReader, LogReader, QueuePositions, StoredTurns
@@ -92,7 +94,7 @@ class Streams:
         Raises InvalidInput for a malformed or foreign cursor, Unavailable when full or draining, ClientDisconnect when
         the client leaves before it begins, and what the stores raise.
         """
-        self._admit()
+        self.check_room()
         query = request.query_params
         stream_id = check_client_id("stream_id", query.get("stream_id") or new_id())
         conversation_id = query.get("conversation_id") or None
@@ -127,7 +129,7 @@ class Streams:
 
         Raises NotFound when the turn is not the caller's, and what ``user_stream`` raises.
         """
-        self._admit()
+        self.check_room()
         turn = await self._turns.find(caller.user_id, turn_id)
         if turn is None and caller.anonymous_user_id is not None:
             turn = await self._turns.find(caller.anonymous_user_id, turn_id)
@@ -145,7 +147,18 @@ class Streams:
             )
         )
 
-    def _admit(self) -> None:
+    def completion_stream(self, turn_id: str, completion: Completion) -> EventStream:
+        """The answer of a turn that is the caller's, after ``check_room``. It fills ``completion``."""
+        return EventStream(
+            CompletionStream(self._hub, turn_id, completion, settings=self._settings, clock=self._clock),
+            self,
+            self._settings,
+            self._clock,
+            farewell=completion.leave,
+        )
+
+    def check_room(self) -> None:
+        """Raises Unavailable when no stream may be opened."""
         if self._draining:
             raise Unavailable("This process is being replaced; connect again.", retry_after_s=1.0, error="draining")
         if len(self._open) + self._opening >= self._settings.max_streams:
@@ -154,7 +167,7 @@ class Streams:
             )
 
     def _respond(self, source: Source) -> EventStream:
-        return EventStream(source, self, self._settings, self._clock)
+        return EventStream(source, self, self._settings, self._clock, farewell=self._farewell)
 
     # --- open responses
 
@@ -162,7 +175,7 @@ class Streams:
         self._open.add(response)
         self._none_open.clear()
         if self._draining:  # it was being opened when the drain began
-            response.dismiss(self._farewell())
+            response.dismiss()
 
     def closed(self, response: EventStream) -> None:
         self._open.discard(response)
@@ -173,7 +186,7 @@ class Streams:
         """Tells every client to come back elsewhere, at moments that spread, and closes. No stream opens any more."""
         self._draining = True
         for response in tuple(self._open):
-            response.dismiss(self._farewell())
+            response.dismiss()
         try:
             async with asyncio.timeout(self._settings.drain_s):
                 await self._none_open.wait()

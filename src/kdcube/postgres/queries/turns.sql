@@ -366,7 +366,7 @@ select turn_id, state from turns where tenant = $1 and project = $2 and turn_id 
 select coalesce(max(admitted_order), 0) as highest from turns where tenant = $1 and project = $2
 
 -- name: turn_history
--- The path from the turn $3 up to its root, at most $4 turns, oldest first.
+-- The path from the turn $3 up to its root, at most $4 turns, oldest first. The root's envelope says what was before it.
 with recursive path as (
   select 1 as depth, turn_id, parent_turn_id, conversation_id, message, answer, state, ended_ms
   from turns where tenant = $1 and project = $2 and turn_id = $3
@@ -379,7 +379,10 @@ with recursive path as (
 )
 select p.turn_id, p.message, p.answer, p.state, p.ended_ms,
   array(select s.message from turns s where s.tenant = $1 and s.project = $2 and s.steer_of = p.turn_id
-    and s.state = 'applied' order by s.accepted_ms, s.admitted_order) as steers
+    and s.state = 'applied' order by s.accepted_ms, s.admitted_order) as steers,
+  case when p.parent_turn_id is null then
+    (select r.envelope from turns r where r.tenant = $1 and r.project = $2 and r.turn_id = p.turn_id)
+  end as root_envelope
 from path p order by p.depth desc
 
 -- name: set_feedback
