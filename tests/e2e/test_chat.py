@@ -64,18 +64,25 @@ class Chat:
             await terminal.shows("/help")
             yield terminal
 
-    async def run(self, *args: str, said: str = "", **env: str) -> Done:
-        """Without a terminal; ``said`` is piped in."""
+    @asynccontextmanager
+    async def running(self, *args: str, **env: str) -> AsyncGenerator[asyncio.subprocess.Process]:
+        """Without a terminal; it is killed if it is still there at the end."""
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
             *self.command(*args), env=self.env | env, stdin=pipe, stdout=pipe, stderr=pipe
         )
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                out, err = await process.communicate(said.encode())
+                yield process
         finally:
             if process.returncode is None:
                 process.kill()
+                await process.wait()
+
+    async def run(self, *args: str, said: str = "", **env: str) -> Done:
+        """Without a terminal; ``said`` is piped in."""
+        async with self.running(*args, **env) as process:
+            out, err = await process.communicate(said.encode())
         return Done(process.returncode, out, err)
 
     def command(self, *args: str) -> list[str]:
@@ -361,12 +368,14 @@ async def test_a_line_that_is_typed_meanwhile_steers_the_turn(chat, tmp_path):
 
 
 async def test_an_answer_goes_on_where_it_stood_when_ingress_is_killed(chat, tmp_path):
-    """Two clients read the same kind of answer from an ingress process that is killed in its middle."""
+    """At a terminal and as events; the ingress process that both read from is killed in the middle of the answers."""
     gate = tmp_path / "gate"
     numbers = " ".join(map(str, range(300)))
     question = f"Start {{many:300}}\n\n{{hold:{gate}}} middle\n\n{{many:300}} end"
-    events = asyncio.create_task(chat.run("--json", question))
-    async with chat.terminal(question, columns=120) as terminal:
+    async with chat.terminal(question, columns=120) as terminal, chat.running("--json", question) as process:
+        lines = [await process.stdout.readline()]
+        while b'299 "' not in lines[-1]:
+            lines.append(await process.stdout.readline())
         await terminal.shows(" 299")
         chat.stack.kill("ingress-0")
         await terminal.shows("trying again")
@@ -374,8 +383,10 @@ async def test_an_answer_goes_on_where_it_stood_when_ingress_is_killed(chat, tmp
         assert await terminal.ended() == 0
         shown = " ".join(" ".join(content(terminal.text)).split())
         assert shown == f"Start {numbers} middle {numbers} end"
-    done = await events
-    assert done.code == 0
+        out, err = await process.communicate()
+    done = Done(process.returncode, b"".join(lines) + out, err)
+    assert done.code == 0, done.err
+    assert "trying again" in done.err
     told = [event for event in done.events[1:] if "id" in event]
     assert len({event["id"] for event in told}) == len(told)
     assert [event["data"]["offset"] for event in told] == list(range(1, len(told) + 1))

@@ -37,8 +37,11 @@ def service(type_: str, data: Any) -> bytes:
 
 
 def resync(text: str, *, attempt: int = 1, id_: str | None = None) -> bytes:
+    notice = {"step": "stream.resync", "title": "The stream was resynchronised", "status": "completed"}
     data = {"attempt": attempt, "text": {"answer": text}, "steps": [], "services": [], "state": "running"}
-    return sse("resync", {"type": "turn.snapshot", "data": data}, id_)
+    return sse("chat_step", {"type": "stream.resync", "event": notice}) + sse(
+        "resync", {"type": "turn.snapshot", "data": data}, id_
+    )
 
 
 def cut(*parts: bytes) -> httpx.Response:

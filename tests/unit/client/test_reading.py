@@ -57,7 +57,7 @@ def test_a_second_attempt_replaces_the_first():
 
 def test_a_resync_replaces_what_was_read():
     reading, replaced = read(start(), delta("lost"), resync("found", attempt=2), delta("!"))
-    assert replaced == [False, False, True, False]
+    assert replaced == [False, False, False, True, False]  # the notice goes before it
     assert (reading.attempt, reading.answer) == (2, "found!")
 
 

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from kdcube.cli.chat.view import ending, harmless, queued, quote, source, when
+from kdcube.cli.chat.view import ending, harmless, queued, quote, source, step_of, when
 from kdcube.client import Accepted, ConversationItem, Event, Reading, Turn
 
 
@@ -39,8 +39,8 @@ class PlainView:
         elif event.type == "queue.position" and reading.position not in (1, self._position):
             self._position = reading.position
             self.note(queued(reading.position, reading.eta_s))
-        elif event.name == "chat_step" and event.data["event"].get("status") in ("completed", "error"):
-            self.note(str(event.data["event"].get("title")))
+        elif (step := step_of(event)) and step.get("status") in ("completed", "error"):
+            self.note(step.get("title", ""))
 
     def retrying(self, reason: str, pause_s: float) -> None:
         self.note(f"{reason}; trying again")

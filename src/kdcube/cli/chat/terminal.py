@@ -11,7 +11,7 @@ from typing import Self
 
 from kdcube.cli.chat.markdown import Blocks, Painter
 from kdcube.cli.chat.screen import Screen
-from kdcube.cli.chat.view import ending, harmless, queued, quote, source, when
+from kdcube.cli.chat.view import ending, harmless, queued, quote, source, step_of, when
 from kdcube.client import Accepted, Citation, ConversationItem, Event, Reading, Turn
 
 _FRAME_S = 1 / 20
@@ -77,8 +77,8 @@ class TerminalView:
         match event.name:
             case "chat_delta":
                 self._delta(event.data["delta"])
-            case "chat_step":
-                self._step(event.data["event"])
+            case "chat_step" if step := step_of(event):
+                self._step(step)
             case "chat_service" if event.type == "queue.position":
                 self._screen.status(queued(reading.position, reading.eta_s))
             case "chat_start":

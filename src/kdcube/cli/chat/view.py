@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol
 
 from kdcube.client import Accepted, Citation, ConversationItem, Event, Reading, Turn
+from kdcube.client.reading import RESYNC_NOTICE
 
 _QUOTE_CHARS = 200
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -58,6 +59,14 @@ class View(Protocol):
 def harmless(text: str) -> str:
     """Without control characters: what an answer holds must not give orders to the terminal."""
     return _CONTROLS.sub("", text)
+
+
+def step_of(event: Event) -> dict[str, str] | None:
+    """The step that an event tells of. The notice beside a resync is for clients that do not know one."""
+    if event.name != "chat_step":
+        return None
+    step: dict[str, str] = event.data["event"]
+    return None if step.get("step") == RESYNC_NOTICE else step
 
 
 def queued(position: int | None, eta_s: float | None) -> str:
