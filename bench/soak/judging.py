@@ -25,6 +25,9 @@ POOL = 8
 OWN_SCRIPTS = len(list(Path(kdcube.redis.__file__).parent.glob("lua/[!_]*.lua")))
 _YOUNG_S = 60.0
 _YOUNG_SHARE = 0.2
+_APART_S = 60.0
+_POINTS = 5
+"""Of a life that is too short for them nothing can be told."""
 _UNJUDGED = (OWN, "valkey")
 
 
@@ -39,7 +42,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """Of the memory of one kind of process under load."""
+    """Of the memory of one kind of process under load: of the life that comes next to its limit, or is beyond it."""
 
     process: str
     lives: int
@@ -145,25 +148,29 @@ def _growth(record: Record) -> Iterable[Growth]:
     names = sorted({name for sample in record.samples for name in sample.processes})
     young_s = min(_YOUNG_S, _YOUNG_SHARE * record.load_s)
     for name in names:
-        lives = _lives(record.samples, name, young_s)
-        half = record.samples[0].at_s + record.load_s / 2
-        late = [[point for point in life if point[0] >= half] for life in lives]
-        spans = [life[-1][0] - life[0][0] for life in lives if len(life) > 1]
-        apart_s = min(60.0, max(spans, default=0) / 4)
-        slopes = [slope for part in (lives, late) if (slope := theil_sen(part, apart_s=apart_s)) is not None]
-        longest = max(spans, default=0.0)
-        limit = None
-        if name not in _UNJUDGED and longest:
-            limit = max(LEFT_BYTES * record.rate_per_s, NOISE_BYTES / longest)
+        lives = [life for life in _lives(record.samples, name, young_s) if len(life) >= _POINTS]
+        limits = [max(LEFT_BYTES * record.rate_per_s, NOISE_BYTES / _span_s(life)) for life in lives]
+        worst = max(zip(map(_slope, lives), limits, strict=True), key=lambda each: each[0] / each[1], default=None)
         yield Growth(
             name,
             len(lives),
-            longest,
+            max(map(_span_s, lives), default=0.0),
             _mean_anon(record.begin.processes.get(name, [])),
             _mean_anon(record.end.processes.get(name, [])),
-            min(slopes) if slopes else None,
-            limit,
+            worst and worst[0],
+            worst[1] if worst and name not in _UNJUDGED else None,
         )
+
+
+def _slope(life: Sequence[Point]) -> float:
+    """In bytes/s: the smaller one of the whole life and of its second half."""
+    apart_s = min(_APART_S, _span_s(life) / 4)
+    slopes = [theil_sen(part, apart_s=apart_s) for part in (life, life[len(life) // 2 :])]
+    return min(slope for slope in slopes if slope is not None)
+
+
+def _span_s(life: Sequence[Point]) -> float:
+    return life[-1][0] - life[0][0]
 
 
 def _lives(samples: Sequence[Sample], name: str, young_s: float) -> list[list[Point]]:

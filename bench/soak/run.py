@@ -185,7 +185,7 @@ def more_open(begin: Sample, end: Sample) -> list[str]:
         after = end.processes.get(name, [])
         if name in (OWN, POSTGRES):  # PostgreSQL's are its connections
             continue
-        if len(before) != len(after):
+        if len(after) > len(before):
             more.append(f"{name}: {len(after)} processes instead of {len(before)}")
             continue
         for what in ("fds", "threads"):

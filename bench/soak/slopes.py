@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 
 Point = tuple[float, float]
 """When (s), and how much."""
 
 
-def theil_sen(lives: Iterable[Sequence[Point]], *, apart_s: float) -> float | None:
-    """The median slope (1/s) of all pairs of points that are ``apart_s`` or more from each other.
+def theil_sen(points: Sequence[Point], *, apart_s: float) -> float | None:
+    """The median slope (1/s) of all pairs of points that are ``apart_s`` or more from each other; None without a pair.
 
-    Only points of one life make a pair: what began anew is not compared with what was before. None without a pair.
-    Half of the pairs may be anything, such as the steps of a load that comes in bursts, without moving it far.
+    More than a quarter of the points may be anything, such as the steps of a load that comes in bursts, without moving
+    it far.
     """
     slopes = [
         (later[1] - earlier[1]) / (later[0] - earlier[0])
-        for life in lives
-        for earlier, later in combinations(life, 2)
+        for earlier, later in combinations(points, 2)
         if later[0] - earlier[0] >= apart_s
     ]
     return statistics.median(slopes) if slopes else None

@@ -19,14 +19,13 @@ def test_the_slope_of_a_line_is_its_slope_whatever_some_points_say():
     choose = random.Random(1)
     points = [(float(t), 3.0 * t + choose.uniform(-1, 1)) for t in range(100)]
     spoiled = [(t, y + 1e6) if choose.random() < 0.2 else (t, y) for t, y in points]
-    assert theil_sen([points], apart_s=10) == pytest.approx(3, rel=0.02)
-    assert theil_sen([spoiled], apart_s=10) == pytest.approx(3, rel=0.2)
+    assert theil_sen(points, apart_s=10) == pytest.approx(3, rel=0.02)
+    assert theil_sen(spoiled, apart_s=10) == pytest.approx(3, rel=0.2)
 
 
-def test_lives_are_not_compared_with_each_other():
-    assert theil_sen([[(0, 5.0), (10, 5.0)], [(20, 90.0), (30, 90.0)]], apart_s=1) == 0
-    assert theil_sen([[(0, 5.0)], [(20, 90.0)]], apart_s=1) is None
-    assert theil_sen([[(0, 5.0), (10, 5.0)]], apart_s=11) is None
+def test_points_that_are_too_near_tell_nothing():
+    assert theil_sen([(0, 5.0), (10, 5.0)], apart_s=10) == 0
+    assert theil_sen([(0, 5.0), (10, 5.0)], apart_s=11) is None
 
 
 def held(pid: int, age_s: float, anon: float, **other: int) -> Held:
@@ -75,6 +74,14 @@ def test_a_leak_is_found_in_lives_that_end_before_it_is_large():
     leaking = 2 * NOISE_BYTES / 500
     assert failed(record(*(life(pid, 600, leaking) for pid in (1, 2, 3)))) == ["processes whose memory grows"]
     assert failed(record(*(life(pid, 600, 0) for pid in (1, 2, 3)))) == []
+
+
+def test_a_leak_of_one_process_of_many_is_found():
+    found = record(life(1, RUN_S, 0))
+    for number, each in enumerate(found.samples):
+        leaking = 2 * LEFT_BYTES * RATE * number * 10
+        each.processes["bundle host"] = [held(pid, RUN_S, 20 * MB + leaking * (pid == 7)) for pid in range(5, 15)]
+    assert failed(found) == ["processes whose memory grows"]
 
 
 def test_memory_that_a_burst_took_once_is_no_leak():
