@@ -217,7 +217,7 @@ class Completion:
     # --- chunks
 
     def _greet(self) -> None:
-        """The first chunk; an answer of a turn that has not started has it with its end."""
+        """The first chunk: at the turn's start, or with what comes without one."""
         if not self._begun:
             self._begun = True
             self._chunk({"role": "assistant", "content": ""}, kdcube=self._ids)
@@ -232,6 +232,7 @@ class Completion:
 
     def _flush(self) -> None:
         if self._said:
+            self._greet()
             self._chunk({_FIELDS[self._saying]: "".join(self._said)})
             self._said.clear()
 
