@@ -12,6 +12,7 @@ import sqlite3
 from kdcube.docs.answering.citing import Citations
 from kdcube.docs.answering.replying import reply_from_documents, say_what_there_is, say_without_answer
 from kdcube.docs.answering.writing import reply_by_model
+from kdcube.docs.indexing.place import Progress
 from kdcube.docs.library import BuildFailed, Library, Ready
 from kdcube.docs.models.settings import ModelMisconfigured, ModelSettings, granted_model
 from kdcube.docs.searching.question import Question, read_question
@@ -51,9 +52,9 @@ async def _ready(turn: Turn, library: Library) -> Ready:
     shown = None
     try:
         while not isinstance(state := await library.current(), Ready):
-            if shown is None or state.progress not in (None, shown):
-                shown = state.progress
-                await _show_building(turn, 0 if shown is None else shown.done, 0 if shown is None else shown.total)
+            if shown is None or _is_news(state.progress, shown):
+                shown = state.progress or Progress(0, 0)
+                await _show_building(turn, shown)
     except BuildFailed as error:
         raise BundleError("docs_unavailable", f"I cannot read the documents: {error}.", retryable=True) from error
     if shown is not None:
@@ -61,7 +62,13 @@ async def _ready(turn: Turn, library: Library) -> Ready:
     return state
 
 
-async def _show_building(turn: Turn, done: int, total: int) -> None:
+def _is_news(progress: Progress | None, shown: Progress) -> bool:
+    """Worth another event: a twentieth of the whole."""
+    return progress is not None and progress.done >= shown.done + max(1, progress.total // 20)
+
+
+async def _show_building(turn: Turn, progress: Progress) -> None:
+    done, total = progress.done, progress.total
     markdown = f"{done:,} of {total:,} files" if total else None
     await turn.step("index", "Reading the documents", "running", markdown=markdown, data={"done": done, "total": total})
 

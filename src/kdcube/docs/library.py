@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -53,6 +54,9 @@ class Library:
         self._identity: tuple[int, int] | None = None
         self._look_at = -float("inf")
         self._build: asyncio.Task[Built] | None = None
+        self._failure: BaseException | None = None
+        """Of the last build, or look."""
+        self._looking = asyncio.Lock()
         self._opening = asyncio.Lock()
 
     async def current(self) -> Ready | Building:
@@ -61,15 +65,17 @@ class Library:
         Raises BuildFailed; only when there is no index to go on with.
         """
         await self._look()
-        if self._build is not None:
-            await asyncio.wait({self._build}, timeout=PATIENCE_S if self._place.index.exists() else _WATCH_S)
-            if self._build.done():
-                build, self._build = self._build, None
-                if (error := build.exception()) is not None and not self._place.index.exists():
-                    raise error
+        first = await self._opened() is None
+        if (build := self._build) is not None:
+            await asyncio.wait({build}, timeout=_WATCH_S if first else PATIENCE_S)
+            if not build.done():
+                if first:
+                    return Building(self._place.read_progress())
+            elif self._build is build:  # else another turn has seen its end
+                self._build, self._failure = None, build.exception()
         index = await self._opened()
         if index is None:
-            return Building(self._place.read_progress())
+            raise self._failure or BuildFailed("the index of the documents is gone")
         return Ready(index, behind=self._build is not None)
 
     async def close(self) -> None:
@@ -81,23 +87,27 @@ class Library:
 
     async def _look(self) -> None:
         """Starts a build if the folder is not as the index has it."""
-        if self._build is not None or self._clock() < self._look_at:
-            return
-        self._look_at = float("inf")  # nobody else looks meanwhile
-        began = self._clock()
-        try:
-            index = await self._opened()
-            try:
-                found = await asyncio.to_thread(scan, self._settings)
-            except OSError as error:
-                if index is None:
-                    raise BuildFailed(f"the folder of the documents cannot be read: {error.strerror}") from error
+        async with self._looking:
+            if self._build is not None or self._clock() < self._look_at:
                 return
-            if index is None or await asyncio.to_thread(index.files) != found.files:
-                self._build = asyncio.create_task(run_build(self._settings), name="docs index")
-        finally:
-            took = self._clock() - began
-            self._look_at = self._clock() + max(LOOK_INTERVAL_S, LOOK_SHARE * took)
+            began = self._clock()
+            try:
+                if await self._has_changed():
+                    self._build = asyncio.create_task(run_build(self._settings), name="docs index")
+            finally:
+                now = self._clock()
+                self._look_at = now + max(LOOK_INTERVAL_S, LOOK_SHARE * (now - began))
+
+    async def _has_changed(self) -> bool:
+        index = await self._opened()
+        try:
+            found = await asyncio.to_thread(scan, self._settings)
+        except OSError as error:
+            if index is not None:
+                return False
+            self._failure = BuildFailed(f"the folder of the documents cannot be read: {error.strerror}")
+            raise self._failure from error
+        return index is None or await asyncio.to_thread(index.files) != found.files
 
     async def _opened(self) -> Index | None:
         """The index that is in place now."""
@@ -107,7 +117,10 @@ class Library:
             except FileNotFoundError:
                 return None
             if (identity := (state.st_ino, state.st_mtime_ns)) != self._identity:
-                index = await asyncio.to_thread(open_index, self._place.index)
+                try:
+                    index = await asyncio.to_thread(open_index, self._place.index)
+                except sqlite3.Error:  # a build makes a new one
+                    return None
                 self._index, self._identity = index, identity  # who still uses the old one keeps it open
             return self._index
 

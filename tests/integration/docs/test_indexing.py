@@ -188,6 +188,17 @@ async def test_a_build_that_is_ended_leaves_the_index_as_it_was(settings, folder
     assert not place.draft.exists()
 
 
+async def test_a_broken_index_is_made_anew(settings, folder, build):
+    (folder / "a.md").write_text("alpha")
+    await build()
+    place_of(settings).index.write_bytes(b"SQLite format 3\0" + b"broken" * 1000)
+    shelf = Library(settings)
+    while not isinstance(state := await shelf.current(), Ready):
+        pass
+    assert [passage.path for passage, _ in state.index.best(["alpha"], 5)] == ["a.md"]
+    await shelf.close()
+
+
 async def test_a_library_follows_its_folder(settings, folder):
     (folder / "a.md").write_text("alpha")
     now = [100.0]

@@ -13,6 +13,7 @@ import hashlib
 import os
 import resource
 import signal
+import sqlite3
 import sys
 import time
 from collections.abc import Generator
@@ -111,8 +112,12 @@ class _Changes:
     def __init__(self, place: Place, found: Scan) -> None:
         self.known: dict[str, FileState] = {}
         if place.index.exists():
-            with open_index(place.index) as index:
-                self.known = index.files()
+            try:
+                with open_index(place.index) as index:
+                    self.known = index.files()
+            except sqlite3.Error as error:
+                print(f"docs: the index is broken and is made anew: {error}", file=sys.stderr, flush=True)
+                place.index.unlink()
         self.gone = [path for path in self.known if path not in found.files]
         self.new = [path for path, state in found.files.items() if self.known.get(path) != state]
 
