@@ -59,6 +59,7 @@ def main() -> int:
         ramp_s=arguments.ramp,
         fault_pause_s=arguments.faults_every,
         sample_every_s=min(5.0, arguments.minutes * 60 / 20),
+        settle_s=max(20.0, min(60.0, arguments.minutes * 60)),
         leaks=frozenset(arguments.leak),
     )
     record = uvloop.run(soak(plan))

@@ -22,6 +22,8 @@ BUNDLE, REPEATABLE = "soak@1.0.0", "soak-repeatable@1.0.0"
 INGRESS = PROCS = 2
 SLOTS = 32
 """Of each proc."""
+HOSTS = PROCS * 2 * SLOTS // 8
+"""At most, of the two bundles: each takes 8 turns. One that has nothing to do for 5 minutes ends."""
 _BUNDLE_FOLDER = Path(__file__).parent / "bundle"
 _HOST = "kdcube.sdk.host"
 _POLL_S = 0.1
