@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from kdcube.docs.indexing.build import MAX_DEATHS, Built
-from kdcube.docs.indexing.place import Progress, place_of
+from kdcube.docs.indexing.place import MAX_DEATHS, Built, Progress, place_of
 from kdcube.docs.indexing.scan import scan
 from kdcube.docs.searching.index import Index, open_index
 from kdcube.docs.settings import Settings

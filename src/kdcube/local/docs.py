@@ -11,8 +11,7 @@ import msgspec
 from pydantic import JsonValue
 
 from kdcube.config.bundles import BundleEntry
-from kdcube.docs.indexing.build import Built
-from kdcube.docs.indexing.place import Progress
+from kdcube.docs.indexing.place import Built, Progress
 from kdcube.docs.library import BuildFailed, run_build
 from kdcube.docs.settings import Settings
 from kdcube.local.home import Home

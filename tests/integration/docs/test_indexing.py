@@ -13,8 +13,7 @@ import pytest
 from tests.integration.docs.conftest import CORPUS
 
 from kdcube.docs import library
-from kdcube.docs.indexing.build import Built
-from kdcube.docs.indexing.place import Progress, place_of
+from kdcube.docs.indexing.place import Built, Progress, place_of
 from kdcube.docs.library import BuildFailed, Building, Library, Ready, run_build
 from kdcube.docs.searching.index import open_index
 from kdcube.docs.settings import Limits, Settings

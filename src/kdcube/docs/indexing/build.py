@@ -23,7 +23,7 @@ from pathlib import Path
 
 import msgspec
 
-from kdcube.docs.indexing.place import Place, Progress, place_of, signature_of
+from kdcube.docs.indexing.place import MAX_DEATHS, Built, Place, Progress, place_of, signature_of
 from kdcube.docs.indexing.scan import FileState, Scan, scan
 from kdcube.docs.indexing.writing import IndexWriter, draft
 from kdcube.docs.reading.document import Unreadable
@@ -31,22 +31,6 @@ from kdcube.docs.reading.files import read_document
 from kdcube.docs.reading.passages import passages
 from kdcube.docs.searching.index import open_index
 from kdcube.docs.settings import Limits, Settings
-
-MAX_DEATHS = 2
-
-
-class Built(msgspec.Struct, frozen=True):
-    """What a build has done."""
-
-    files: int = 0
-    """In the folder, those that were left out when they were read included."""
-    read: int = 0
-    """Of them, in this build."""
-    passages: int = 0
-    """Of what was read."""
-    removed: int = 0
-    left_out: int = 0
-    seconds: float = 0.0
 
 
 def main() -> int:

@@ -12,6 +12,8 @@ from kdcube.docs.settings import Settings
 
 VERSION = 1
 """To be raised with every change of the schema, or of what is read from files."""
+MAX_DEATHS = 2
+"""A file that has ended so many processes is left out."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -22,6 +24,20 @@ class Progress(msgspec.Struct, frozen=True):
     path: str = ""
     deaths: int = 0
     """Of processes that read this file."""
+
+
+class Built(msgspec.Struct, frozen=True):
+    """What a build has done."""
+
+    files: int = 0
+    """In the folder, those that were left out when they were read included."""
+    read: int = 0
+    """Of them, in this build."""
+    passages: int = 0
+    """Of what was read."""
+    removed: int = 0
+    left_out: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

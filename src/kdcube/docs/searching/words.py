@@ -9,12 +9,12 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any, cast
 
-import snowballstemmer
+import Stemmer
 
 _WORD = re.compile(r"[^\W_]+")
 STOPWORDS = frozenset((resources.files("kdcube.docs.searching") / "stopwords.txt").read_text().split())
 
-_stemmer = cast("Any", snowballstemmer).stemmer("porter")  # what FTS5 calls porter
+_stemmer = cast("Any", Stemmer).Stemmer("porter")  # what FTS5 calls porter
 _stemming = threading.Lock()
 
 
