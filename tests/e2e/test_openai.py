@@ -458,7 +458,6 @@ async def test_pydantic_ai_streams_with_thoughts_and_usage(agent: Any) -> None:
         told = [text async for text in result.stream_text(delta=True, debounce_by=None)]
         usage = result.usage
     assert "".join(told) == "Run make up [1]."
-    usage = usage() if callable(usage) else usage
     assert (usage.input_tokens, usage.output_tokens) == (110, 24)
     reply = result.all_messages()[-1]
     assert isinstance(reply, ModelResponse)

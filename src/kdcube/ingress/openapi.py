@@ -11,10 +11,11 @@ from kdcube.config.gateway import Limits
 from kdcube.ingress.edge import PREFIX
 from kdcube.ingress.messages import Send
 from kdcube.ingress.requests import FEEDBACK_MAX_CHARS, REACTION_MAX_CHARS, Cancel, Feedback, Patch, Status
+from kdcube.ingress.routes.openai_request import ChatCompletion
 
 Json = dict[str, Any]
 
-_BODIES = (Send, Cancel, Status, Patch, Feedback)
+_BODIES = (Send, Cancel, Status, Patch, Feedback, ChatCompletion)
 _ID: Json = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}$"}
 _PAGE_CURSOR: Json = {"type": "string", "pattern": "^(c1\\.[0-9]{1,15}\\.[!-~]{1,128})?$"}
 _TIME: Json = {"type": "string", "format": "date-time"}
@@ -154,6 +155,35 @@ _SCHEMAS: Json = {
         ]
     },
     "Deleted": _object({"status": {"const": "deleted"}, "conversation_id": _TEXT}),
+    "OpenAIError": _object(
+        {"error": _object({"message": _TEXT, "type": _TEXT, "param": _nullable(_TEXT), "code": _TEXT})}
+    ),
+    "Model": _object({"id": _TEXT, "object": {"const": "model"}, "created": _COUNT, "owned_by": _TEXT}),
+    "Models": _object({"object": {"const": "list"}, "data": _array(_ref("Model"))}),
+    "Completion": _object(
+        {
+            "id": _TEXT,
+            "object": {"const": "chat.completion"},
+            "created": _COUNT,
+            "model": _TEXT,
+            "choices": _array(
+                _object(
+                    {
+                        "index": _COUNT,
+                        "message": _object(
+                            {"role": {"const": "assistant"}, "content": _TEXT}, {"reasoning_content": _TEXT}
+                        ),
+                        "finish_reason": {"enum": ["stop", "length"]},
+                    }
+                )
+            ),
+            "usage": _object({"prompt_tokens": _COUNT, "completion_tokens": _COUNT, "total_tokens": _COUNT}),
+            "kdcube": _object(
+                {"turn_id": _TEXT, "conversation_id": _TEXT},
+                {"citations": _array({}), "followups": _array({}), "steps": _OBJECTS},
+            ),
+        }
+    ),
     "Health": _object(
         {"status": {"const": "alive"}, "service": _TEXT, "instance": _TEXT, "version": _TEXT, "config_checksum": _TEXT}
     ),
@@ -176,6 +206,7 @@ _MEANINGS = {
     409: "The request contradicts what is there",
     413: "The body is too large",
     429: "Too many requests",
+    500: "The turn has failed",
     503: "Not now: wait for `retry_after_s`",
 }
 
@@ -197,13 +228,14 @@ def _operation(
     parameters: tuple[Json, ...] = (),
     public: bool = False,
     opens: bool = False,
+    shape: str = "Error",
 ) -> Json:
     operation: Json = {
         "summary": summary,
         "parameters": list(parameters),
         "responses": {
             str(status): {"description": "Done", "content": answer},
-            **{str(code): _error(code) for code in sorted({*errors, 503})},
+            **{str(code): _error(code, shape) for code in sorted({*errors, 503})},
         },
     }
     if body is not None:
@@ -215,8 +247,8 @@ def _operation(
     return operation
 
 
-def _error(code: int) -> Json:
-    answer: Json = {"description": _MEANINGS[code], "content": _content(_ref("Error"))}
+def _error(code: int, shape: str) -> Json:
+    answer: Json = {"description": _MEANINGS[code], "content": _content(_ref(shape))}
     if code in (429, 503):
         answer["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds"}}
     return answer
@@ -259,6 +291,7 @@ def _bodies(limits: Limits, bundle_ids: Sequence[str]) -> Json:
         {"required": ["message"], "properties": {"message": text, "text": {"enum": [None, ""]}}},
         {"required": ["payload"], "properties": {"payload": {"type": "object", "minProperties": 1}}},
     ]
+    schemas["ChatCompletion"]["properties"]["model"] = {"enum": list(bundle_ids)}
     schemas["Cancel"]["oneOf"] = [
         {"required": [one], "properties": {one: _ID, other: {"type": "null"}}}
         for one, other in (("turn_id", "conversation_id"), ("conversation_id", "turn_id"))
@@ -395,6 +428,36 @@ def _paths(limits: Limits) -> Json:
                 errors=(400, 409, 429, *_OWNED),
             ),
         },
+        "/v1/models": {
+            "get": _operation(
+                "The bundles that the caller may use, as models",
+                _content(_ref("Models")),
+                errors=(401, 403, 429),
+                opens=True,
+                shape="OpenAIError",
+            )
+        },
+        "/v1/models/{model}": {
+            "get": _operation(
+                "One bundle as a model",
+                _content(_ref("Model")),
+                parameters=(_parameter("path", "model", _TEXT, "The bundle's id"),),
+                errors=(401, 403, 404, 429),
+                opens=True,
+                shape="OpenAIError",
+            )
+        },
+        "/v1/chat/completions": {
+            "post": _operation(
+                "A turn as a chat completion; its events with `stream`",
+                {**_content(_ref("Completion")), **_EVENTS},
+                body=body(ChatCompletion),
+                parameters=(_KEY,),
+                errors=(*opened, 404, 409, 413, 500),
+                opens=True,
+                shape="OpenAIError",
+            )
+        },
         "/health": {"get": _operation("Whether the process lives", _content(_ref("Health")), errors=(), public=True)},
         "/ready": {
             "get": {
@@ -415,7 +478,7 @@ def openapi_document(version: str, limits: Limits, bundle_ids: Sequence[str]) ->
         "info": {
             "title": "KDCube ingress",
             "version": version,
-            "description": "Messages in, events out. Errors have one shape, whatever the route.",
+            "description": "Messages in, events out. Errors have one shape; under /v1, that of OpenAI's API.",
         },
         "servers": [{"url": "/"}, {"url": PREFIX}],
         "security": _SECURITY,
