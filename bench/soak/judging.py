@@ -16,7 +16,7 @@ import kdcube.redis
 MB = 1024**2
 LEFT_BYTES = 64
 """A turn: less than the smallest thing that Python can leave behind of one, an empty dict. What grows by more leaks."""
-NOISE_BYTES = 4 * MB
+NOISE_BYTES = 8 * MB
 """By so much the memory of a process moves for no reason, over any time."""
 UNEXPLAINED_SHARE, UNEXPLAINED_BYTES = 0.05, 4 * MB
 """Of Valkey's memory: what the allocator rounds up, and its own tables that grow by doubling."""

@@ -28,6 +28,7 @@ OPEN_TURNS = 16
 _RECONNECT_S = 0.05
 _AGAIN_MAX_S = 2.0
 _MARK_AGAIN_S = 5.0
+_STORY_CHARS = 1500
 _LOST = (ConnectionError, TimeoutError)
 
 
@@ -169,8 +170,9 @@ class Visitor:
             tally.ends[stored["state"]] += 1
             if stored["state"] == "failed" and stored["message"] not in self._to_fail:
                 wrong.append(f"{turn} failed, and nobody told it to: {stored.get('error')}")
-        for line in wrong:
-            tally.found(line)
+        about = [turn for turn in history.stored if any(turn in line for line in wrong)]
+        for line in (*wrong, *(story[:_STORY_CHARS] for story in history.story(about[:2]))):
+            tally.found(f"{time.strftime('%H:%M:%S')} {line}")
         tally.conversations += len(self._used)
         tally.checked += sum(send.task_id is not None for send in history.sends)
         tally.events += sum(map(len, history.views.values()))

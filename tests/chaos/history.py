@@ -99,9 +99,9 @@ class History:
         found = self.violations()
         known = {*self.stored, *(send.task_id for send in self.sends if send.task_id is not None)}
         about = [turn for turn in sorted(known) if any(turn in wrong for wrong in found)]
-        assert not found, "\n".join(["the history breaks promises:", *found, *self._story(about)])
+        assert not found, "\n".join(["the history breaks promises:", *found, *self.story(about)])
 
-    def _story(self, turns: Sequence[str]) -> Iterator[str]:
+    def story(self, turns: Sequence[str]) -> Iterator[str]:
         """All that is known of these turns."""
         for turn in turns:
             yield f"{turn} is stored as {self.stored.get(turn)}"
