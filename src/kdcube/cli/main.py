@@ -26,6 +26,10 @@ def create_app() -> cyclopts.App:
     database = cyclopts.App(name="db", help="Look after the database.")
     database.command("kdcube.cli.db:upgrade", name="upgrade", help="Bring the schema up to this release.")
     app.command(database)
+    bundles = cyclopts.App(name="bundles", help="Make bundles, and look after them.")
+    bundles.command("kdcube.cli.bundles_new:new", name="new", help="Make the folder of a new bundle.")
+    bundles.command("kdcube.cli.bundles:check", name="check", help="Load a bundle, and tell what is wrong with it.")
+    app.command(bundles)
     return app
 
 

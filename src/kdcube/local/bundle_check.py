@@ -1,4 +1,4 @@
-"""``python -m kdcube.local.bundle_check FOLDER``: loads a bundle and prints what it is, or why it does not load.
+"""``python -m kdcube.local.bundle_check PATH``: loads a bundle as a host does, and prints what it is or what is wrong.
 
 What the bundle's code prints while it loads goes to standard error.
 """
@@ -6,34 +6,119 @@ What the bundle's code prints while it loads goes to standard error.
 from __future__ import annotations
 
 import contextlib
+import inspect
+import os
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from kdcube.proc.bundles.content import bundle_files
+from kdcube.sdk import Bundle
 from kdcube.sdk.loading import LoadError, load_bundle
 
 
-class Loaded(msgspec.Struct, frozen=True, tag=True):
-    """The bundle loads."""
+class Handler(msgspec.Struct, frozen=True):
+    """A function of the bundle. ``line`` counts from 1, as in ``Problem``."""
+
+    name: str
+    file: str | None = None
+    line: int | None = None
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """What a host gets when it loads the bundle. ``operations`` are by the name under which they are called."""
 
     id: str
     max_attempts: int
+    message_handler: Handler | None
+    operations: dict[str, Handler]
 
 
-class NotLoaded(msgspec.Struct, frozen=True, tag=True):
-    """It does not, for this reason (one line)."""
+class Problem(msgspec.Struct, frozen=True):
+    """What is wrong, where, and what to do about it (None: ``what`` says it)."""
 
-    reason: str
+    what: str
+    file: str | None = None
+    line: int | None = None
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        return self.what if self.file is None else f"{self.what} ({self.file}, line {self.line})"
+
+
+class Found(msgspec.Struct, frozen=True):
+    """``bundle`` is None when it does not load; the first of ``problems`` says why."""
+
+    bundle: Loaded | None
+    problems: list[Problem]
 
 
 def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):
-        try:
-            bundle = load_bundle(sys.argv[1], None)
-            found = Loaded(bundle.id, bundle.max_attempts)
-        except LoadError as error:
-            found = NotLoaded(str(error))
+        found = inspect_bundle(Path(sys.argv[1]))
     sys.stdout.buffer.write(msgspec.json.encode(found))
+
+
+def inspect_bundle(path: Path) -> Found:
+    """Runs the bundle's code, so it belongs into a process of its own."""
+    broken = list(_unreadable(path))
+    try:
+        bundle = load_bundle(str(path), None)
+    except LoadError as error:
+        reason = Problem(error.reason, error.file and str(error.file), error.line, _remedy(error.__cause__))
+        others = [problem for problem in broken if (problem.file, problem.line) != (reason.file, reason.line)]
+        return Found(None, [reason, *others])
+    if "@" not in bundle.id:
+        named = Problem(f"the id {bundle.id!r} has no version", remedy=f'write Bundle("{bundle.id}@1.0.0")')
+        broken.append(named)
+    return Found(_described(bundle), broken)
+
+
+def _described(bundle: Bundle) -> Loaded:
+    operations = {name: _handler(operation) for name, operation in bundle.operations.items()}
+    answer = bundle.message_handler
+    return Loaded(bundle.id, bundle.max_attempts, None if answer is None else _handler(answer), operations)
+
+
+def _handler(handler: Any) -> Handler:
+    name = getattr(handler, "__qualname__", type(handler).__qualname__)
+    code = getattr(inspect.unwrap(handler), "__code__", None)
+    return Handler(name) if code is None else Handler(name, code.co_filename, code.co_firstlineno)
+
+
+def _unreadable(path: Path) -> Iterator[Problem]:
+    """Files that Python cannot read, also those that are imported only later, in the middle of a turn."""
+    for file in bundle_files(path) if path.exists() else ():
+        if file.suffix != ".py":
+            continue
+        try:
+            compile(file.read_bytes(), str(file.resolve()), "exec", dont_inherit=True)
+        except SyntaxError as error:
+            yield Problem(f"{type(error).__name__}: {error.msg}", str(file.resolve()), error.lineno, _remedy(error))
+        except ValueError as error:  # such as null bytes
+            yield Problem(f"{type(error).__name__}: {error}", str(file.resolve()), 1, "save it as UTF-8 text")
+
+
+def _remedy(error: BaseException | None) -> str | None:
+    match error:
+        case SyntaxError():
+            return "correct it: Python cannot read the file"
+        case ModuleNotFoundError(name=name):
+            return f"put {name}.py beside bundle.py, or install the package that has it into {sys.prefix}"
+        case KeyError() if _raised_in(error, os.__file__):
+            return "a bundle sees no environment: grant it by name under `secrets`, and read it with turn.secret(...)"
+        case _:
+            return None
+
+
+def _raised_in(error: BaseException, file: str) -> bool:
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_code.co_filename in (file, "<frozen os>")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -12,7 +13,8 @@ from pathlib import Path
 import msgspec
 
 from kdcube.config.bundles import BundleEntry, BundleRegistry
-from kdcube.local.bundle_check import Loaded, NotLoaded
+from kdcube.local.bundle_check import Found, Problem
+from kdcube.proc.bundles.process import host_environment
 from kdcube.protocol.errors import KDCubeError
 
 _LOAD_LIMIT_S = 60.0
@@ -29,7 +31,7 @@ async def assemble(registry: BundleRegistry, folders: Sequence[Path], docs: Bund
     Raises BundleDoesNotLoad.
     """
     echo = str(resources.files("kdcube") / "echo")
-    own = [await _check(folder) for folder in folders]
+    own = [await _entry(folder) for folder in folders]
     if len({entry.id for entry in own}) < len(own):
         raise BundleDoesNotLoad(f"two of the bundles have the same id: {', '.join(entry.id for entry in own)}")
     bundles = {entry.id: entry for entry in (docs, BundleEntry(id="echo@1.0.0", path=echo), *own)}
@@ -39,27 +41,40 @@ async def assemble(registry: BundleRegistry, folders: Sequence[Path], docs: Bund
     )
 
 
-async def _check(folder: Path) -> BundleEntry:
-    """Loads the bundle in a process of its own, as nothing of it may enter ours, and gives its entry."""
-    path = os.path.abspath(folder)  # noqa: PTH100, ASYNC240 - it only asks for the working directory
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "kdcube.local.bundle_check", path),
-        env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        output, _ = await asyncio.wait_for(process.communicate(), _LOAD_LIMIT_S)
-        found: Loaded | NotLoaded = msgspec.json.decode(output, type=Loaded | NotLoaded)
-    except TimeoutError:
-        found = NotLoaded(f"it takes more than {_LOAD_LIMIT_S:g} s")
-    except msgspec.DecodeError:
-        found = NotLoaded(f"its process ended with code {process.returncode}")
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if isinstance(found, NotLoaded):
-        raise BundleDoesNotLoad(f"the bundle {folder} does not load: {found.reason}")
-    return BundleEntry(id=found.id, path=path, max_attempts=found.max_attempts)
+async def _entry(folder: Path) -> BundleEntry:
+    found = await check_bundle(folder)
+    if found.bundle is None:
+        raise BundleDoesNotLoad(f"the bundle {folder} does not load: {found.problems[0]}")
+    return BundleEntry(id=found.bundle.id, path=_absolute(folder), max_attempts=found.bundle.max_attempts)
+
+
+async def check_bundle(folder: Path, *, output: int = asyncio.subprocess.DEVNULL) -> Found:
+    """Loads the bundle in a process of its own, as nothing of it may enter ours, with all that a host gives it.
+
+    ``output``: the file descriptor that gets what it prints.
+    """
+    with tempfile.TemporaryDirectory(prefix="kdcube-check-") as home:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "kdcube.local.bundle_check", _absolute(folder)),
+            env=host_environment(Path(home)),
+            cwd=home,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=output,
+        )
+        try:
+            said, _ = await asyncio.wait_for(process.communicate(), _LOAD_LIMIT_S)
+            return msgspec.json.decode(said, type=Found)
+        except TimeoutError:
+            slow = "what takes long belongs into the handler, not where the module is loaded"
+            return Found(None, [Problem(f"it takes more than {_LOAD_LIMIT_S:g} s", remedy=slow)])
+        except msgspec.DecodeError:
+            return Found(None, [Problem(f"its process ended with code {process.returncode}")])
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+def _absolute(folder: Path) -> str:
+    return os.path.abspath(folder)  # noqa: PTH100 - unlike Path.absolute it takes .. away

@@ -71,7 +71,7 @@ class Bundle:
 
         It answers with ``await turn.delta(...)``; a string that it returns is the answer if it sent none.
         """
-        _check_handler("on_message", handler)
+        _check_handler("on_message", handler, ("turn",))
         if self.message_handler is not None:
             raise ValueError("the bundle has a message handler already: one handler takes all messages, keep one")
         self.message_handler = handler
@@ -85,16 +85,23 @@ class Bundle:
             raise ValueError(f"operation({name!r}) is registered already: give the other one another name")
 
         def register(handler: OperationHandlerT) -> OperationHandlerT:
-            _check_handler(f"operation({name!r})", handler)
+            _check_handler(f"operation({name!r})", handler, ("ctx", "data"))
             self.operations[name] = handler
             return handler
 
         return register
 
 
-def _check_handler(decorator: str, handler: Any) -> None:
+def _check_handler(decorator: str, handler: Any, arguments: tuple[str, ...]) -> None:
     call = getattr(handler, "__call__", None)  # noqa: B004 - an object with an async __call__ is a handler as well
     if inspect.isasyncgenfunction(handler):
         raise TypeError(f"@bundle.{decorator}: the handler must not yield; send text with `await turn.delta(...)`")
     if not (inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)):
         raise TypeError(f"@bundle.{decorator}: the handler must be an `async def` function")
+    try:
+        inspect.signature(handler).bind(*arguments)
+    except TypeError as error:
+        called = f"{getattr(handler, '__name__', 'handler')}({', '.join(arguments)})"
+        raise TypeError(
+            f"@bundle.{decorator}: it is called as {called}, but its parameters do not fit: {error}"
+        ) from None

@@ -13,7 +13,16 @@ from kdcube.sdk.bundle import Bundle
 
 
 class LoadError(Exception):
-    """The bundle cannot be loaded; the message is one line, with file and line number where there is one."""
+    """The bundle cannot be loaded; the message is one line, with file and line number where there is one.
+
+    ``reason`` is the same without them. Line numbers count from 1.
+    """
+
+    def __init__(self, reason: str, file: Path | None = None, line: int | None = None) -> None:
+        super().__init__(reason if file is None else f"{reason} ({file}, line {line})")
+        self.reason = reason
+        self.file = file
+        self.line = line
 
 
 def load_bundle(path: str, module: str | None, registered_id: str | None = None) -> Bundle:
@@ -31,7 +40,7 @@ def load_bundle(path: str, module: str | None, registered_id: str | None = None)
     except LoadError:
         raise
     except (Exception, SystemExit) as error:  # an import may raise anything; all of it is reported
-        raise LoadError(_one_line(error, source)) from error
+        raise _located(error, source) from error
     where = getattr(loaded, "__file__", None) or str(source)
     found = getattr(loaded, attribute, None)
     if found is None:
@@ -86,17 +95,15 @@ def _free_name(stem: str) -> str:
     return f"bundle_{''.join(character if character.isalnum() else '_' for character in stem)}"
 
 
-def _one_line(error: BaseException, source: Path) -> str:
-    """``KeyError: 'x' (agent.py, line 12)``: the innermost line of the bundle's own code that led to the error."""
+def _located(error: BaseException, source: Path) -> LoadError:
+    """``KeyError: 'x'``, and the innermost line of the bundle's own code that led to it."""
     reason = " ".join(f"{type(error).__name__}: {error}".split()) if str(error) else type(error).__name__
-    folder = source if source.is_dir() else source.parent
     if isinstance(error, SyntaxError) and error.filename:
-        file, line = Path(error.filename), error.lineno
-        reason = f"{type(error).__name__}: {error.msg}"
-    else:
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if Path(frame.filename).is_relative_to(folder)]
-        if not own:
-            return reason
-        file, line = Path(own[-1].filename), own[-1].lineno
-    return f"{reason} ({file}, line {line})"
+        return LoadError(f"{type(error).__name__}: {error.msg}", Path(error.filename), error.lineno)
+    folder = source if source.is_dir() else source.parent
+    own = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if Path(frame.filename).is_relative_to(folder) and "site-packages" not in frame.filename
+    ]
+    return LoadError(reason, Path(own[-1].filename), own[-1].lineno) if own else LoadError(reason)

@@ -16,22 +16,24 @@ def content_version(path: str, module: str | None) -> str:
     Caches, version control and virtual environments do not count. Where one folder holds several bundles, each a
     package named by ``module``, only that package counts. Raises OSError when files cannot be read.
     """
-    root = _own_folder(Path(path), module)
+    root = own_folder(Path(path), module)
     digest = hashlib.sha256()
-    for file in _files(root):
+    for file in bundle_files(root):
         name = file.relative_to(root).as_posix().encode() if file != root else file.name.encode()
         content = hashlib.sha256(file.read_bytes()).digest()
         digest.update(len(name).to_bytes(4, "big") + name + content)
     return digest.hexdigest()[:VERSION_DIGITS]
 
 
-def _own_folder(root: Path, module: str | None) -> Path:
+def own_folder(root: Path, module: str | None) -> Path:
+    """What counts of a bundle's ``path``."""
     package = root / (module or "").partition(":")[0].partition(".")[0]
     several = not any((root / entry).exists() for entry in ("bundle.py", "__init__.py", "pyproject.toml"))
     return package if module and several and package.is_dir() else root
 
 
-def _files(root: Path) -> Iterator[Path]:
+def bundle_files(root: Path) -> Iterator[Path]:
+    """The files that count, in a fixed order. Raises OSError."""
     if not root.is_dir():
         yield root
         return
@@ -39,6 +41,6 @@ def _files(root: Path) -> Iterator[Path]:
         if entry.name in _SKIPPED or entry.suffix == ".pyc":
             continue
         if entry.is_dir() and not entry.is_symlink():
-            yield from _files(entry)
+            yield from bundle_files(entry)
         elif entry.is_file():
             yield entry

@@ -65,7 +65,7 @@ class HostProcess:
                     *("--wire", str(theirs.fileno()), "--beat", str(beat_theirs)),
                     *("--pulse", str(pulse_fd)),
                 ],
-                env=_environment(home),
+                env=host_environment(home),
                 cwd=home,
                 pass_fds=(theirs.fileno(), beat_theirs, pulse_fd),
                 stdin=subprocess.DEVNULL,
@@ -155,7 +155,7 @@ def _abandon(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _environment(home: Path) -> dict[str, str]:
+def host_environment(home: Path) -> dict[str, str]:
     """All that a host gets. Nothing is inherited: secrets come by the wire, by name."""
     return {
         "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
