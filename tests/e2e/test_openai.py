@@ -305,6 +305,40 @@ async def test_so_does_one_that_waits_for_the_whole(ai: Opened, gate: Gate, mode
     assert events[-1].data["data"]["state"] == "cancelled"
 
 
+# --- beginning anew
+
+
+async def test_a_turn_that_is_run_again_goes_on_where_its_stream_was(ai: Opened) -> None:
+    stream = await ai().chat.completions.create(model=MODEL, messages=user("again"), stream=True)
+    told = [chunk.choices[0] async for chunk in stream]
+    assert "".join(choice.delta.content or "" for choice in told) == "one two three"
+    assert told[-1].finish_reason == "stop"
+
+
+async def test_one_that_says_something_else_ends_its_stream(ai: Opened) -> None:
+    text = ""
+    stream = await ai().chat.completions.create(model=MODEL, messages=user("otherwise"), stream=True)
+    with pytest.raises(openai.APIError) as failed:
+        async for chunk in stream:
+            text += chunk.choices[0].delta.content or ""
+    assert (text, failed.value.code) == ("one two ", "answer_began_anew")
+    whole = await ai().chat.completions.create(model=MODEL, messages=user("otherwise"))
+    assert whole.choices[0].message.content == "one, two"
+
+
+async def test_a_lost_log_doubles_nothing(ai: Opened, gate: Gate, models_stack: Stack) -> None:
+    """Valkey is killed while an answer streams: what follows begins with a snapshot."""
+    text = ""
+    stream = await ai().chat.completions.create(model=HELD, messages=user("go"), stream=True, extra_body=held(gate))
+    async for chunk in stream:
+        text += chunk.choices[0].delta.content or ""
+        if text == "0 ":
+            await asyncio.to_thread(models_stack.kill, "valkey")
+            await asyncio.to_thread(models_stack.wait_back)
+            gate.open()
+    assert text == "0 1 2 "
+
+
 # --- errors
 
 
