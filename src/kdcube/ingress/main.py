@@ -17,6 +17,7 @@ from structlog.typing import FilteringBoundLogger
 from kdcube.config.ingress import IngressSettings
 from kdcube.config.load import load
 from kdcube.ingress.app import open_ingress
+from kdcube.ingress.connections import HandingOver
 from kdcube.protocol.errors import ConfigurationError, KDCubeError
 from kdcube.telemetry import failpoints
 from kdcube.telemetry.logging import configure
@@ -67,7 +68,7 @@ async def serve(settings: IngressSettings) -> None:
             config = uvicorn.Config(
                 ingress,
                 loop="uvloop",
-                http="httptools",
+                http=HandingOver,
                 ws="none",
                 lifespan="off",
                 log_config=None,

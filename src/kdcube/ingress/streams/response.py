@@ -1,7 +1,8 @@
-"""One open response: an ASGI coroutine that sends what its source has, whenever it has something.
+"""One open response: it writes what its source has, whenever it has something.
 
-While a ``send`` waits for a slow reader nothing is buffered here: the source keeps its places and gives, afterwards,
-what has come meanwhile, many events in one write.
+It is no task: whoever has news wakes it, and those that were woken in one tick of the loop run one after the other.
+While a slow reader takes nothing, nothing is buffered here: the source keeps its places and gives, afterwards, what
+has come meanwhile, many events in one write.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
+import structlog
 from starlette.types import Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
 
+from kdcube.ingress.streams.outlets import Connection, Outlet, Request, hand_over_of
 from kdcube.ingress.streams.projection.sse import KEEP_ALIVE
 from kdcube.ingress.streams.settings import Clock, StreamSettings
+from kdcube.ingress.streams.tasks import Tasks
 
 _HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache, no-transform"),
     (b"x-accel-buffering", b"no"),
 )
-_END = {"type": "http.response.body", "body": b"", "more_body": False}
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class Source(Protocol):
@@ -49,15 +55,24 @@ class Source(Protocol):
 
 
 class Registry(Protocol):
-    """Who counts the open responses."""
+    """Who keeps the open responses."""
 
     def opened(self, response: EventStream) -> None: ...
 
     def closed(self, response: EventStream) -> None: ...
 
+    def woken(self, response: EventStream) -> None:
+        """Calls its ``run`` soon, once."""
+        ...
+
 
 class EventStream:
     """An ASGI response of server-sent events, of unknown length."""
+
+    __slots__ = (
+        "_clock", "_closed", "_dismissed", "_farewell", "_fetching", "_finished", "_hands_over", "_outlet", "_registry",
+        "_settings", "_silent", "_since", "_source", "_tasks", "_woken",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -65,62 +80,69 @@ class EventStream:
         registry: Registry,
         settings: StreamSettings,
         clock: Clock,
+        tasks: Tasks,
         *,
         farewell: Callable[[], bytes],
+        hands_over: bool = True,
     ) -> None:
-        """``farewell`` gives the last event of a stream that is dismissed; it may be empty."""
+        """``farewell`` gives the last event of a stream that is dismissed; it may be empty.
+
+        ``hands_over``: where the server can, the stream goes on without its request, which returns at once.
+        """
         self._source = source
         self._registry = registry
         self._settings = settings
-        self._monotonic = clock.monotonic
-        self._waiter: asyncio.Future[None] | None = None
-        self._woken = False
-        self._patience: asyncio.Timeout | None = None
-        self._cut = False
-        self._sending = False
-        self._since = 0.0
-        """When the send began that is under way, or else when the last one ended."""
-        self._silent = False
+        self._clock = clock
+        self._tasks = tasks
         self._farewell = farewell
+        self._hands_over = hands_over
+        self._outlet: Outlet | None = None
+        self._fetching: asyncio.Task[None] | None = None
+        self._woken = False
         self._dismissed = False
+        self._finished = False
+        """The outlet has everything."""
+        self._closed = False
+        self._silent = False
+        self._since = 0.0
+        """When it wrote last, or the outlet took more again."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": list(_HEADERS)}
+        hand_over = hand_over_of(scope) if self._hands_over else None
+        headers = [*_HEADERS, (b"connection", b"close")] if hand_over else [*_HEADERS]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         if scope["method"] == "HEAD":
-            await send(start)
-            await send(_END)
-            return
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif hand_over is None:
+            request = Request()
+            try:
+                self._open(request)
+                await request.serve(self, receive, send)
+            finally:
+                self.gone()
+        else:
+            connection = Connection(self)
+            if hand_over(connection):
+                self._open(connection)
+
+    def _open(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+        self._since = self._clock.monotonic()
         self._registry.opened(self)
-        watcher = asyncio.create_task(self._watch(receive))
-        self._since = self._monotonic()
-        try:
-            async with asyncio.timeout(None) as self._patience:
-                await send(start)
-                self._source.open(self.wake)
-                await self._pump(send)
-                await send(_END)
-        except TimeoutError:  # cut() expires the patience
-            if not self._cut:
-                raise
-        finally:
-            self._cut = True
-            self._source.close()
-            self._registry.closed(self)
-            watcher.cancel()
-            await asyncio.wait({watcher})
+        self._source.open(self.wake)
+
+    # --- what makes it run
 
     def wake(self) -> None:
         """There may be something to send."""
-        self._woken = True
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if not self._woken:
+            self._woken = True
+            self._registry.woken(self)
 
-    def cut(self) -> None:
-        """Ends it at once, whatever it waits for."""
-        if not self._cut and self._patience is not None:
-            self._cut = True
-            self._patience.reschedule(asyncio.get_running_loop().time())
+    def resume(self) -> None:
+        """The outlet takes more again."""
+        self._since = self._clock.monotonic()
+        self.wake()
 
     def dismiss(self) -> None:
         """Ends it after what is being sent, with a last event."""
@@ -129,41 +151,85 @@ class EventStream:
 
     def tick(self, now: float) -> None:
         """Looks at the time: a reader that stalls is cut, a silent stream gets a comment."""
-        if self._sending:
+        assert self._outlet is not None
+        if self._outlet.paused or self._finished:
             if now - self._since >= self._settings.stall_s:
                 self.cut()
         elif now - self._since >= self._settings.keepalive_s:
             self._silent = True
             self.wake()
 
-    async def _watch(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self.cut()
+    # --- what ends it
 
-    async def _pump(self, send: Send) -> None:
-        source, monotonic = self._source, self._monotonic
-        create_future = asyncio.get_running_loop().create_future
-        while True:
-            self._woken = False
+    def cut(self) -> None:
+        """Ends it at once, whatever it waits for."""
+        if self._outlet is not None:
+            self._outlet.abort()
+        self.gone()
+
+    def gone(self) -> None:
+        """The client has left, or has everything: lets go of everything."""
+        if not self._closed:
+            self._closed = True
+            if self._fetching is not None:
+                self._fetching.cancel()
+            self._source.close()
+            self._registry.closed(self)
+
+    def _fail(self, error: Exception) -> None:
+        assert self._outlet is not None
+        self._outlet.abort(error)
+        self.gone()
+
+    # --- writing
+
+    def run(self) -> None:
+        """Writes what there is, as far as it is taken."""
+        self._woken = False
+        try:
+            self._run()
+        except Exception as error:
+            logger.exception("streams.stream_failed")
+            self._fail(error)
+
+    def _run(self) -> None:
+        source, outlet = self._source, self._outlet
+        assert outlet is not None
+        while not (outlet.paused or self._finished or self._closed or self._fetching):
             if self._dismissed:
-                await send({"type": "http.response.body", "body": self._farewell(), "more_body": True})
+                if farewell := self._farewell():
+                    outlet.write(farewell)
+                self._finish(outlet)
                 return
             data = source.ready()
-            if data is None:
-                data = await source.fetch()
-                self._woken = True  # whatever came of it, look again
-            if not data and self._silent:
-                data = KEEP_ALIVE
             if data:
-                self._silent = False
-                self._since = monotonic()
-                self._sending = True
-                await send({"type": "http.response.body", "body": data, "more_body": True})
-                self._sending = False
-                self._since = monotonic()
+                self._write(outlet, data)
+            elif data is None:
+                self._fetching = self._tasks.start(self._fetch(outlet))
             elif source.ended:
+                self._finish(outlet)
+            elif self._silent:
+                self._write(outlet, KEEP_ALIVE)
+            else:
                 return
-            elif not self._woken:
-                self._waiter = create_future()
-                await self._waiter
+
+    def _write(self, outlet: Outlet, data: bytes) -> None:
+        self._silent = False
+        self._since = self._clock.monotonic()
+        outlet.write(data)
+
+    def _finish(self, outlet: Outlet) -> None:
+        self._finished = True
+        outlet.finish()
+
+    async def _fetch(self, outlet: Outlet) -> None:
+        try:
+            data = await self._source.fetch()
+            if data:
+                self._write(outlet, data)
+        except Exception as error:
+            logger.exception("streams.stream_failed")
+            self._fail(error)
+        finally:
+            self._fetching = None
+        self.run()

@@ -62,6 +62,7 @@ class Streams:
         self._positions = Positions(self._hub, queue, epoch_watch, settings, clock, self._tasks)
         self._projection = sse.KDCubeSse()
         self._open: set[EventStream] = set()
+        self._woken: list[EventStream] = []
         self._opening = 0
         self._none_open = asyncio.Event()
         self._none_open.set()
@@ -154,7 +155,9 @@ class Streams:
             self,
             self._settings,
             self._clock,
+            self._tasks,
             farewell=completion.leave,
+            hands_over=False,  # what is to be done when the client leaves is up to the request
         )
 
     def check_room(self) -> None:
@@ -167,7 +170,7 @@ class Streams:
             )
 
     def _respond(self, source: Source) -> EventStream:
-        return EventStream(source, self, self._settings, self._clock, farewell=self._farewell)
+        return EventStream(source, self, self._settings, self._clock, self._tasks, farewell=self._farewell)
 
     # --- open responses
 
@@ -181,6 +184,16 @@ class Streams:
         self._open.discard(response)
         if not self._open:
             self._none_open.set()
+
+    def woken(self, response: EventStream) -> None:
+        if not self._woken:
+            asyncio.get_running_loop().call_soon(self._run_woken)
+        self._woken.append(response)
+
+    def _run_woken(self) -> None:
+        woken, self._woken = self._woken, []
+        for response in woken:
+            response.run()
 
     async def shutdown(self) -> None:
         """Tells every client to come back elsewhere, at moments that spread, and closes. No stream opens any more."""
