@@ -1,4 +1,4 @@
-"""Questions with the file that answers each: what the bundle must cite first. 36 of the 40 are enough."""
+"""Questions with the file, or files, that answer each: what the bundle must cite first. 36 of the 40 are enough."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROJECT = (
     ("What is a doorbell?", "docs/glossary.md"),
     ("What is a byte credit?", "docs/glossary.md"),
     ("What happens when a bundle host dies?", "ARCHITECTURE.md"),
-    ("What happens if PostgreSQL is away?", "ARCHITECTURE.md"),
+    ("What happens if PostgreSQL is away?", "ARCHITECTURE.md", "docs/reliability.md"),
     ("Which package may import the Valkey clients?", "ARCHITECTURE.md"),
     ("How long is a lease?", "ARCHITECTURE.md"),
     ("How can a bundle read a secret?", "examples/README.md"),

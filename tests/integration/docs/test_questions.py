@@ -13,12 +13,12 @@ ENOUGH = 36
 async def test_of_40_questions_36_cite_the_right_file_first(ask, corpus_config, project_config):
     wrong: list[str] = []
     for questions, config in ((PROJECT, project_config), (CORPUS, corpus_config)):
-        for question, source in questions:
+        for question, *sources in questions:
             result = await ask(question, config)
             assert result.outcome == "completed", result.error
             first = result.citations[0]["uri"].partition("#")[0] if result.citations else "nothing"
-            if first != source:
-                wrong.append(f"{question} {first} instead of {source}")
+            if first not in sources:
+                wrong.append(f"{question} {first} instead of {sources}")
     print("\n".join(wrong))
     assert len(PROJECT) + len(CORPUS) == 40
     assert 40 - len(wrong) >= ENOUGH, wrong

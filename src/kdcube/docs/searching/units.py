@@ -15,6 +15,10 @@ _ITEM = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+")
 _SENTENCE = re.compile(r"(?<=[.!?])(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\betc\.)\s+(?=[A-Z0-9`\"'(\[*])")
 _LINK = re.compile(r"!?\[([^\]]*)\]\((?:[^()\s]|\([^()]*\))*(?:\s[^)]*)?\)")
 _LONG_ITEM_CHARS = 360
+CELL = "; "
+"""Between the cells of a row, behind the first."""
+_DEFINING_CELLS = 3
+_TELLING_WORDS = 2
 _ARTICLES = frozenset({"a", "an", "the"})
 
 
@@ -36,11 +40,18 @@ class Unit:
         return tuple(stem(word) for word in words(self.text) if word not in STOPWORDS)
 
     def defines(self, asked: Sequence[str]) -> bool:
-        """It says what these stems are: a row whose first cell is just that, else what begins with them."""
-        if not asked or self.kind == "code":
+        """It says what these stems are: a row whose first cell is just that, else what begins with them.
+
+        Rows of many cells, and those with little but numbers, are figures.
+        """
+        told = sum(word.isalpha() for word in self.content) - len(asked)
+        if not asked or self.kind == "code" or told < _TELLING_WORDS:
             return False
         if self.kind == "row":
-            names = self.text.partition(":")[0].split(",")
+            name, _, others = self.text.partition(":")
+            if others.count(CELL) > _DEFINING_CELLS - 2:
+                return False
+            names = name.split(",")
             return any(_without_article(stems(name)) == list(asked) for name in names)
         return _without_article(list(self.stems))[: len(asked)] == list(asked)
 
@@ -88,4 +99,4 @@ def _rows(block: str) -> Iterator[str]:
         cells = [_one_line(cell).replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
         first, *others = [cell for cell in cells if cell] or [""]
         name = first if re.search(r"[`*_]", first) else f"**{first}**"
-        yield f"{name}: {'; '.join(others)}" if others else first
+        yield f"{name}: {CELL.join(others)}" if others else first
