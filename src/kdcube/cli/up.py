@@ -35,6 +35,7 @@ def up(
     auth: ExistingFile | None = None,
     redis_url: str | None = None,
     database_url: str | None = None,
+    watch: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Start the system on this machine, and stop it on Ctrl-C.
 
@@ -58,6 +59,8 @@ def up(
         Your own Valkey or Redis instead of the embedded one.
     database_url
         Your own PostgreSQL instead of the embedded one.
+    watch
+        Reload bundles when their files change: new turns run the new code, running ones finish on the old.
     """
     check_given_database(database_url)
     settings = local_settings()
@@ -72,20 +75,21 @@ def up(
         auth=auth and auth.absolute(),
         redis_url=redis_url,
         database_url=database_url,
+        watch=watch,
     )
     home = Home(settings.home)
     stack = Stack(home, settings, options)
     if detach:
         home.make()
-        in_background(lambda ready: _run(stack, ready), home.logs / "supervisor.log")
+        in_background(lambda ready: _run(stack, ready, relays=False), home.logs / "supervisor.log")
         welcome(home)
     else:
-        _run(stack, lambda: welcome(home))
+        _run(stack, lambda: welcome(home), relays=True)
 
 
-def _run(stack: Stack, on_up: Callable[[], None]) -> None:
+def _run(stack: Stack, on_up: Callable[[], None], *, relays: bool) -> None:
     with shown_progress(_report) as watch:
-        asyncio.run(run(stack, _report, on_up, watch))
+        asyncio.run(run(stack, _report, on_up, watch, relays=relays))
 
 
 def _report(line: str) -> None:

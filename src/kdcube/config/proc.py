@@ -29,6 +29,8 @@ class ProcSettings:
     """How long running turns may go on after SIGTERM; what is left of the stop is for ending them properly."""
     ecs_agent_uri: str | None
     """Where ECS is asked to protect the task while turns run; None outside ECS."""
+    watch_bundles: bool
+    """Bundles are reloaded when their files change."""
     secrets: Mapping[str, SecretStr] = field(repr=False)
     """The values of the secrets that bundles are granted by name; one that is not set is not here."""
 
@@ -48,5 +50,6 @@ class ProcSettings:
             stop_timeout_s=stop_timeout_s,
             drain_timeout_s=stop_timeout_s - min(10.0, stop_timeout_s / 4),
             ecs_agent_uri=environment.optional("ECS_AGENT_URI"),
+            watch_bundles=environment.flag("KDCUBE_WATCH", False),
             secrets={name: value for name, value in granted.items() if value is not None},
         )

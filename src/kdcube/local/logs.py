@@ -54,14 +54,27 @@ def followed_lines(folder: Path, service: str | None) -> Iterator[tuple[str, str
     """The lines of the current logs, and then, for ever, those that are written; later instances are included."""
     offsets: dict[Path, int] = {}
     while True:
-        for log in logs_of(folder, service):
-            offset = offsets.get(log, 0)
-            if log.stat().st_size < offset:  # rotated
-                offset = 0
-            with log.open("rb") as file:
-                file.seek(offset)
-                text, newline, _ = file.read().rpartition(b"\n")
-            offsets[log] = offset + len(text) + len(newline)
-            if newline:
-                yield from ((log.stem, line) for line in text.decode(errors="replace").split("\n"))
+        yield from new_lines(folder, service, offsets)
         time.sleep(_FOLLOW_INTERVAL_S)
+
+
+def ends_of(folder: Path, service: str | None) -> dict[Path, int]:
+    """Offsets behind all that the logs hold now."""
+    return {log: log.stat().st_size for log in logs_of(folder, service)}
+
+
+def new_lines(folder: Path, service: str | None, offsets: dict[Path, int]) -> Iterator[tuple[str, str]]:
+    """The lines behind ``offsets``, which are moved on."""
+    for log in logs_of(folder, service):
+        offset = offsets.get(log, 0)
+        size = log.stat().st_size
+        if size == offset:
+            continue
+        if size < offset:  # rotated
+            offset = 0
+        with log.open("rb") as file:
+            file.seek(offset)
+            text, newline, _ = file.read().rpartition(b"\n")
+        offsets[log] = offset + len(text) + len(newline)
+        if newline:
+            yield from ((log.stem, line) for line in text.decode(errors="replace").split("\n"))

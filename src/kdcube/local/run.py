@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 
 from kdcube.docs.indexing.place import Progress
+from kdcube.local.bundle_talk import relay
 from kdcube.local.docs import read_docs
 from kdcube.local.down import sweep
 from kdcube.local.stack import Stack
@@ -14,11 +15,17 @@ from kdcube.local.supervisor import Supervisor, open_supervisor
 
 
 async def run(
-    stack: Stack, report: Callable[[str], None], on_up: Callable[[], None], watch: Callable[[Progress], None]
+    stack: Stack,
+    report: Callable[[str], None],
+    on_up: Callable[[], None],
+    watch: Callable[[Progress], None],
+    *,
+    relays: bool,
 ) -> None:
     """Bring ``stack`` up, call ``on_up``, keep it running until a signal to stop, and drain it. A second one hurries.
 
-    Meanwhile the documents are read, of which ``watch`` is told. Raises KDCubeError when it cannot come up or cannot be
+    Meanwhile the documents are read, of which ``watch`` is told, and with ``relays`` what bundles say is reported.
+    Raises KDCubeError when it cannot come up or cannot be
     kept up; what was started has been drained by then.
     """
     with stack.home.locked():
@@ -27,15 +34,16 @@ async def run(
         async with open_supervisor(stack.home, stack.url, report) as supervisor:
             work = asyncio.create_task(_work(stack, supervisor, on_up))
             wanted = asyncio.create_task(_stop_signal(supervisor, report))
-            reading = asyncio.create_task(read_docs(stack.docs, stack.home, report, watch))
+            beside = [asyncio.create_task(read_docs(stack.docs, stack.home, report, watch))]
+            if relays:
+                beside.append(asyncio.create_task(relay(stack.home.logs, report)))
             try:
                 await asyncio.wait({work, wanted}, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                work.cancel()
-                wanted.cancel()
-                reading.cancel()
-            await asyncio.wait({work, reading})
-            for task in (work, reading):
+                for task in (work, wanted, *beside):
+                    task.cancel()
+            await asyncio.wait({work, *beside})
+            for task in (work, *beside):
                 if not task.cancelled():
                     task.result()
 

@@ -53,6 +53,8 @@ class Options:
     bundles: Sequence[Path] = ()
     docs: Path | None = None
     """Whose documents the docs bundle answers about, absolute; None: those of KDCube."""
+    watch: bool = False
+    """Bundles are reloaded when their files change."""
     auth: Path | None = None
     redis_url: str | None = None
     database_url: str | None = None
@@ -159,6 +161,7 @@ class Stack:
             **({} if self.options.slots is None else {"KDCUBE_SLOTS": str(self.options.slots)}),
             "PROC_CONTAINER_STOP_TIMEOUT_SEC": str(stop_s),
             "CHAT_PROCESSOR_PORT": str(port),
+            **({"KDCUBE_WATCH": "1"} if self.options.watch else {}),
         }
         return _service("proc", number, port, variables, stop_s)
 

@@ -297,7 +297,7 @@ class Attempt:
 
     async def _end(self, outcome: Outcome | KDCubeError, fold: Fold) -> None:
         turn_id, claim_id, running = self.envelope.turn_id, self.claim_id, self._running
-        state, error = verdict(outcome)
+        state, error = verdict(outcome, self.envelope.bundle_id)
         if self._may_repeat(outcome):
             if running:  # the next attempt does not begin while code of this one may run
                 await asyncio.shield(running.exited)

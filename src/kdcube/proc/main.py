@@ -23,6 +23,7 @@ from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.locks import Leadership
 from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.pool import BundleLoadError, HostPool, open_host_pool
+from kdcube.proc.bundles.watching import reload_on_change
 from kdcube.proc.desk import BundleGrant, Desk
 from kdcube.proc.leader import Leader
 from kdcube.proc.lease import LeaseKeeper
@@ -168,6 +169,9 @@ class Proc:
             stack.callback(leases.stop)
             self.probes.tasks.append(await enter(_owned(_sign_of_life(leases), "sign of life")))
             self.probes.tasks.append(await enter(self.worker.working()))
+            if settings.watch_bundles:
+                watching = reload_on_change(self.pool, service.bundles)
+                self.probes.tasks.append(await enter(_owned(watching, "watching bundles")))
             gc.collect()
             gc.freeze()
             gc.set_threshold(GC_AFTER_OBJECTS)

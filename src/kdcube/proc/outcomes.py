@@ -20,8 +20,8 @@ from kdcube.protocol.turns import EarlierMessage, TurnState
 log = structlog.get_logger()
 
 
-def verdict(outcome: Outcome | KDCubeError) -> tuple[TurnState, dict[str, Any] | None]:
-    """The terminal state and the error of an outcome."""
+def verdict(outcome: Outcome | KDCubeError, bundle_id: str) -> tuple[TurnState, dict[str, Any] | None]:
+    """The terminal state and the error of an outcome; what a bundle did not mean for the user is logged."""
     match outcome:
         case Completed():
             return TurnState.COMPLETED, None
@@ -29,7 +29,7 @@ def verdict(outcome: Outcome | KDCubeError) -> tuple[TurnState, dict[str, Any] |
             return TurnState.CANCELLED, None
         case Failed(code, message, detail=detail):
             if detail:
-                log.error("a bundle failed", code=code, detail=detail)
+                log.error("a bundle failed", bundle=bundle_id, code=code, detail=detail)
             return TurnState.FAILED, {"code": code, "message": message}
         case HostLost("unresponsive_cancel"):
             return TurnState.CANCELLED, None

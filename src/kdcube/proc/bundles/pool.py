@@ -185,6 +185,11 @@ class HostPool:
         await self._launch(served)
         return served.version
 
+    async def is_current(self, bundle_id: str) -> bool:
+        """Whether new turns run what the files say now."""
+        served = self._served[bundle_id]
+        return bool(served.taking) and await self._version(served) == served.version
+
     def status(self) -> list[BundleStatus]:
         return [
             BundleStatus(
