@@ -76,7 +76,7 @@ class Turn:
             raise TypeError(f"delta text must be a str, not {type(text).__name__}: pass the text of the token")
         if marker not in _MARKERS:
             raise ValueError(f"unknown marker {marker!r}: use one of {', '.join(get_args(Marker))}")
-        await self._outlet.text(text, marker)
+        await self._outlet.text(text if type(text) is str else str.__str__(text), marker)
 
     async def step(
         self,
@@ -139,8 +139,8 @@ class Turn:
 def json_value(what: str, value: Any, limit_bytes: int = MAX_EVENT_BYTES) -> Any:
     """``value`` as plain JSON types. Raises TypeError when it is no JSON, ValueError when it is too large."""
     try:
-        size = len(msgspec.json.encode(value))
-        plain = msgspec.to_builtins(value, str_keys=True)
+        size = len(msgspec.json.encode(value, enc_hook=_plain))
+        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
     except (TypeError, UnicodeEncodeError) as error:
         raise TypeError(f"{what} must be JSON (dict, list, str, int, float, bool, None): {error}") from None
     except RecursionError:
@@ -148,3 +148,10 @@ def json_value(what: str, value: Any, limit_bytes: int = MAX_EVENT_BYTES) -> Any
     if size > limit_bytes:
         raise ValueError(f"{what} is {size} bytes of JSON, over the limit of {limit_bytes}: send a reference instead")
     return plain
+
+
+def _plain(value: Any) -> str:
+    """Frameworks give text as classes of their own that are strings, such as LangChain's ``message.text``."""
+    if isinstance(value, str):
+        return str.__str__(value)
+    raise TypeError(f"Encoding objects of type {type(value).__name__} is unsupported")

@@ -446,3 +446,21 @@ async def test_listening_task_ends_with_the_turn():
     await asyncio.wait(listeners)
     assert not listeners[0].cancelled() and listeners[0].exception() is None
     assert listeners[1].cancelled()
+
+
+async def test_text_of_a_class_that_is_a_string():
+    """As LangChain's ``message.text``: what is sent is its text."""
+
+    class Accessor(str):
+        __slots__ = ()
+
+    bundle = Bundle("a@1")
+
+    @bundle.on_message
+    async def handler(turn: Turn) -> None:
+        await turn.step("read", Accessor("Reading"), markdown=Accessor("text"))
+        await turn.delta(Accessor("text"))
+
+    result = await run_turn(bundle)
+    assert result.answer == "text", result.error
+    assert result.steps[0]["markdown"] == "text"
