@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdcube.redis.eventlog import LogChange, decode_change
+from kdcube.redis.eventlog import LogChange, decode_change, next_line
 from kdcube.redis.feed import FeedChange, decode_feed_change
 
 
@@ -27,3 +27,17 @@ def test_large_numbers():
 
 def test_a_feeds_change():
     assert decode_feed_change(b'0a1b2c3d 12\n{"type":"x"}') == FeedChange("0a1b2c3d", 12, {"type": "x"})
+
+
+def test_the_next_line_is_read_off_without_decoding():
+    assert next_line(b'7 2 3 4 open 0\ndelta {"a":1}', 7, 2, 3) == b'delta {"a":1}'
+    others = (
+        b"7 2 3 4 open 0\n",  # too large to be published
+        b"7 2 3 5 open 0\ndelta {}\ndelta {}",
+        b"7 2 3 4 closed 0\nend {}",
+        b"7 2 3 4 open 2\n{}delta {}",
+        b"7 2 4 5 open 0\ndelta {}",
+        b"7 1 3 4 open 0\ndelta {}",
+        b"8 2 3 4 open 0\ndelta {}",
+    )
+    assert [next_line(payload, 7, 2, 3) for payload in others] == [None] * len(others)
