@@ -157,7 +157,9 @@ class Track:
     def _join(self) -> bool:
         """Whether the place is a place in the log's present life."""
         life = self.log.life
-        if life.stored:  # its first event replaces whatever was shown
+        if self._saw_all(life):
+            pass
+        elif life.stored:  # its first event replaces whatever was shown
             place = self._place
             if place is None or place.lost or place.incarnation != 0 or place.offset > self.log.tail:
                 self.offset = 0
@@ -165,6 +167,16 @@ class Track:
             return False
         self._enter(life)
         return True
+
+    def _saw_all(self, life: Life) -> bool:
+        """Nothing is left to tell, whatever became of the feed meanwhile."""
+        place, log = self._place, self.log
+        return (
+            place is not None
+            and log.closed
+            and place.offset == log.tail > 0
+            and (place.epoch, place.incarnation) == life.order
+        )
 
     def _fits(self, life: Life) -> bool:
         place = self._place

@@ -68,6 +68,8 @@ class UserStream:
         self._done: dict[str, None] = {}
         """Turns that were shown to their end here, the latest of them."""
         self._elsewhere: set[str] = set()
+        self._orphans_until = 0
+        """Up to this offset the feed may still tell of orphans: until then they stay in the cursor, ended or not."""
         self._greeting = b""
         self._wake: Callable[[], None] = lambda: None
 
@@ -179,10 +181,8 @@ class UserStream:
     def _finish(self, track: Track) -> None:
         """Its terminal event is on its way: the feed may tell its end, if it does."""
         self._awake.pop(track, None)
-        if track.orphan:
-            self._drop(track)
-        else:
-            track.close()
+        track.close()
+        self._drop_orphans()
 
     def _leave(self, track: Track) -> None:
         """It says nothing now, but may yet: a steer whose bundle never took it becomes a turn after all."""
@@ -196,6 +196,12 @@ class UserStream:
         self._done[track.turn_id] = None
         if len(self._done) > _DONE_KEPT:
             del self._done[next(iter(self._done))]
+
+    def _drop_orphans(self) -> None:
+        if self._offset >= self._orphans_until:
+            for track in tuple(self._tracks.values()):
+                if track.orphan and track.ended:
+                    self._drop(track)
 
     def _show(self, turn_id: str) -> Track | None:
         """The track of a turn that is not shown yet; None when it was shown before, or there is no room."""
@@ -232,8 +238,7 @@ class UserStream:
         for track in tuple(self._tracks.values()):
             if track.turn_id not in life.live:
                 track.orphan = True
-                if track.ended:
-                    self._drop(track)
+        self._orphans_until = life.tail
 
     def _take(self, entries: list[Entry]) -> bytes:
         parts: list[bytes] = []
@@ -255,6 +260,7 @@ class UserStream:
             else:
                 self._offset = offset
                 self._mover = None
+        self._drop_orphans()
         self._feed_awake = self._feed is not None and self._offset < self._feed.tail
         return b"".join(parts)
 

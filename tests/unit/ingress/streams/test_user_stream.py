@@ -458,6 +458,52 @@ async def test_valkey_is_lost_and_rebuilt_in_mid_stream(site, streams, author):
     await reader.leave()
 
 
+async def test_a_turn_that_ended_while_valkey_was_rebuilt_is_shown_once_wherever_the_stream_is_cut(
+    site, streams, author, monkeypatch
+):
+    read, readable = site.feeds.read, asyncio.Event()
+
+    async def late(*args):
+        await readable.wait()
+        return await read(*args)
+
+    turn = author.accept()
+    author.start(turn)
+    author.say(turn, "a")
+    reader = await read_user(streams)
+    await reader.until(lambda events: len(events) == 3)
+    valkey = site.valkey
+    valkey.epoch = None
+    valkey.logs.clear()
+    valkey.feeds.clear()
+    valkey.channels[0].reconnect()
+    await spin()
+    valkey.feeds["ada"] = Feed("cccccccc")
+    site.feeds.turn("ada", "turn.accepted", turn)
+    site.feeds.add("ada", {"type": "conversation.renamed", "conversation_id": "c", "title": "t"})
+    author.said[turn] += "b"
+    valkey.reopen(turn, author.said[turn])
+    author.end(turn)
+    site.feeds.add("ada", {"type": "conversation.renamed", "conversation_id": "c", "title": "u"})
+    monkeypatch.setattr(site.feeds, "read", late)  # its log is there before the feed
+    valkey.epoch = 2
+    await site.later(streams, 2)
+    await reader.until(lambda events: "chat_complete" in names(events))
+    readable.set()
+    events = await reader.until(lambda events: names(events).count("chat_service") == 2)
+    assert names(events).count("chat_complete") == 1
+    for cut in range(3, len(events) + 1):
+        again = await read_user(streams, [event.id for event in events[:cut] if event.id][-1])
+        await spin()
+        whole = events[:cut] + again.events
+        assert names(whole).count("chat_complete") == 1, cut
+        assert views(whole)[turn].text == {"answer": "ab"}
+        check_order(whole)
+        await again.leave()
+    assert parse_user_cursor(events[-1].id).live == {}
+    await reader.leave()
+
+
 async def test_more_live_turns_than_a_stream_shows(site, streams, author):
     turns = [author.accept() for _ in range(34)]
     reader = await read_user(streams)
