@@ -246,7 +246,8 @@ class _Reader:
         if event.name == "chat_start":
             if data["attempt"] <= self.attempt:
                 yield f"attempt {data['attempt']} behind attempt {self.attempt}"
-            if self.attempt and data.get("supersedes") != self.attempt:
+            # One in between whose START was taken back before it had a log never said anything.
+            if self.attempt and not self.attempt <= (data.get("supersedes") or 0) < data["attempt"]:
                 yield f"attempt {data['attempt']} supersedes {data.get('supersedes')}, not {self.attempt},"
             self.attempt, self.text = data["attempt"], ""
         elif data["attempt"] != self.attempt != 0:  # 0: a resync found nothing there yet
