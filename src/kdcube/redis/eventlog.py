@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kdcube.protocol.cursors import Position
 from kdcube.redis.connection import Connection
@@ -35,8 +36,7 @@ class Full:
     """The log has reached its cap: the turn fails with ``output_limit``."""
 
 
-@dataclass(frozen=True, slots=True)
-class LogChange:
+class LogChange(NamedTuple):
     """A published change: the events ``previous + 1`` to ``offset`` of an incarnation.
 
     ``lines`` is None when they are too large to be published (read them from the log). ``head`` is there when an
@@ -86,6 +86,15 @@ def decode_change(payload: bytes) -> LogChange:
         rest[:n_head] if n_head else None,
         lines.split(b"\n") if lines else None,
     )
+
+
+def next_line(payload: bytes, epoch: int, incarnation: int, tail: int) -> bytes | None:
+    """The line of a message that adds one event to a log that stands at ``tail``, as nearly all do; decodes nothing.
+
+    None: it says something else, see ``decode_change``.
+    """
+    header = b"%d %d %d %d open 0\n" % (epoch, incarnation, tail, tail + 1)
+    return payload[len(header) :] or None if payload.startswith(header) else None
 
 
 class EventLogs:

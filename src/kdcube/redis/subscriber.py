@@ -32,6 +32,8 @@ logger: FilteringBoundLogger = structlog.get_logger(__name__)
 class _Channel:
     """Who listens: ``joining`` have not had their None yet, ``ready`` have. (Dicts for their order.)"""
 
+    __slots__ = ("joining", "ready")
+
     def __init__(self) -> None:
         self.joining: dict[Listener, None] = {}
         self.ready: dict[Listener, None] = {}

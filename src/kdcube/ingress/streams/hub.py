@@ -22,7 +22,7 @@ from kdcube.ingress.streams.tasks import Tasks
 from kdcube.ingress.streams.turnlog import Folded, Follower, Life, TurnLog
 from kdcube.protocol.errors import KDCubeError
 from kdcube.protocol.events import Fold
-from kdcube.redis.eventlog import LogPage, decode_change
+from kdcube.redis.eventlog import LogPage, decode_change, next_line
 from kdcube.redis.keys import Keys
 
 _HEAL_AT_ONCE = 64
@@ -120,8 +120,15 @@ class LogHub:
         if not log.synced:
             self.look(log)
             return
+        life = log.life
+        line = next_line(payload, life.epoch, life.incarnation, log.tail)
+        if line is not None and log.head:
+            log.append((line,))
+            log.heard_at = self._now
+            log.wake()
+            return
         change = decode_change(payload)
-        life, told, lines = log.life, (change.epoch, change.incarnation), change.lines
+        told, lines = (change.epoch, change.incarnation), change.lines
         same = told == life.order
         if told < life.order or (same and change.offset <= log.tail):
             return  # late, or known already

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,8 +10,8 @@ from typing import Protocol
 from kdcube.ingress.streams.projection import Projection
 from kdcube.redis.queue import QueuePosition
 
-_FRAME_BYTES = 400
-"""About what a frame adds to its line; counted so that the bound holds for what is really kept."""
+_LINE_BYTES = 48
+"""What keeping a line takes beside its bytes."""
 
 
 class Follower(Protocol):
@@ -79,25 +78,22 @@ class TurnLog:
         self.heard_at = 0.0
         self.waits_in: Callable[[str], int | None] | None = None
         """Until the log's channel is heard, see LogHub.follow."""
-        self._recent_bytes = recent_bytes
+        self._recent_max_bytes = recent_bytes
         self._base = hint
         self._lines: list[bytes] = []
-        self._ends: list[int] = []
-        """Running total of bytes behind each line."""
-        self._total = 0
-        self._floor = 0
-        """The total behind the line that was dropped last."""
-        self._frames: dict[Projection, list[bytes]] = {}
-        """By projection the frames of the first lines, rendered when first asked for."""
+        self._bytes = 0
+        """What the lines take."""
+        self._rendered_for: tuple[Projection, int, int] | None = None
+        self._rendered: list[bytes] = []
+        """The frames that one of several followers took last: the others mostly take the same."""
 
     def begin(self, life: Life, *, after: int = 0, lines: Sequence[bytes] = ()) -> None:
         """Another life, of which ``lines`` are known, the first being event ``after + 1``."""
         self.life = life
         self.tail = self._base = after
         self._lines.clear()
-        self._ends.clear()
-        self._frames.clear()
-        self._floor = self._total
+        self._bytes = 0
+        self._forget_rendered()
         self.folded = None
         self.closed = False
         self.waiting = False
@@ -109,28 +105,31 @@ class TurnLog:
         """The next events of this life."""
         self.tail += len(lines)
         self._lines.extend(lines)
-        total = self._total
         for line in lines:
-            total += len(line) + _FRAME_BYTES
-            self._ends.append(total)
-        self._total = total
-        if total - self._floor > self._recent_bytes:
-            self._trim(bisect_right(self._ends, total - self._recent_bytes) + 1)
+            self._bytes += len(line) + _LINE_BYTES
+        if self._bytes > self._recent_max_bytes:
+            self._trim(self._recent_max_bytes // 4 * 3)  # less, so that it is rarely done
 
     def skip_to(self, tail: int) -> None:
         """Events up to ``tail`` exist, but not here."""
-        self._trim(len(self._lines))
+        self._trim(0)
         self.tail = self._base = tail
 
-    def _trim(self, count: int) -> None:
-        count = min(count, len(self._lines))
-        if count:
-            self._floor = self._ends[count - 1]
-            self._base += count
-            del self._lines[:count]
-            del self._ends[:count]
-            for frames in self._frames.values():
-                del frames[:count]  # one that has fewer is empty then, which is right again
+    def _trim(self, max_bytes: int) -> None:
+        """Forgets the first lines until the rest take ``max_bytes`` at most."""
+        count = 0
+        for line in self._lines:
+            if self._bytes <= max_bytes:
+                break
+            self._bytes -= len(line) + _LINE_BYTES
+            count += 1
+        self._base += count
+        del self._lines[:count]
+        self._forget_rendered()
+
+    def _forget_rendered(self) -> None:
+        self._rendered_for = None
+        self._rendered = []
 
     @property
     def remembers_after(self) -> int:
@@ -140,7 +139,7 @@ class TurnLog:
     @property
     def recent_bytes(self) -> int:
         """What is in memory, about."""
-        return self._total - self._floor
+        return self._bytes
 
     def line(self, offset: int) -> bytes | None:
         """The line of one event, if it is in memory."""
@@ -152,26 +151,24 @@ class TurnLog:
 
         ``after`` is below ``tail``.
         """
-        start = after - self._base
-        if start < 0:
+        if after < self._base:
             return None
-        frames = self._frames.get(projection)
-        if frames is None:
-            frames = self._frames[projection] = []
-        if len(frames) < len(self._lines):
-            self._render(projection, frames)
-        before = self._ends[start - 1] if start else self._floor
-        if self._total - before <= limit_bytes:
-            return frames[start:] if start else frames.copy()
-        end = bisect_right(self._ends, before + limit_bytes, lo=start)
-        return frames[start : max(end, start + 1)]
-
-    def _render(self, projection: Projection, frames: list[bytes]) -> None:
-        head, incarnation, render = self.head, self.life.incarnation, projection.frame
-        offset = self._base + len(frames)
-        for line in self._lines[len(frames) :]:
+        wanted = (projection, after, self.tail)
+        if wanted == self._rendered_for:
+            return self._rendered
+        render, head, incarnation = projection.frame, self.head, self.life.incarnation
+        frames: list[bytes] = []
+        size, offset = 0, after
+        for line in self._lines[after - self._base :]:
             offset += 1
-            frames.append(render(head, incarnation, offset, line))
+            frame = render(head, incarnation, offset, line)
+            size += len(frame)
+            if size > limit_bytes and frames:
+                break
+            frames.append(frame)
+        if len(self.followers) > 1:
+            self._rendered_for, self._rendered = wanted, frames
+        return frames
 
     def wake(self) -> None:
         """Tells every follower."""
