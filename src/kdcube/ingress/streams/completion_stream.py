@@ -30,6 +30,10 @@ class CompletionStream:
     def ended(self) -> bool:
         return self._completion.ended
 
+    @property
+    def more(self) -> bool:
+        return self._track is not None and not self._track.at_tail
+
     def open(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         self._track = Track(

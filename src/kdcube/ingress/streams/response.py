@@ -37,6 +37,11 @@ class Source(Protocol):
         """Nothing will follow."""
         ...
 
+    @property
+    def more(self) -> bool:
+        """After ``ready`` gave something: there may be more at once."""
+        ...
+
     def open(self, wake: Callable[[], None]) -> None:
         """Begins to follow; ``wake`` is called whenever there may be more."""
         ...
@@ -204,6 +209,8 @@ class EventStream:
             data = source.ready()
             if data:
                 self._write(outlet, data)
+                if not (source.more or source.ended):
+                    return
             elif data is None:
                 self._fetching = self._tasks.start(self._fetch(outlet))
             elif source.ended:

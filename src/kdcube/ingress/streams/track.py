@@ -92,6 +92,12 @@ class Track:
 
     # --- taking
 
+    @property
+    def at_tail(self) -> bool:
+        """There is nothing more to take now."""
+        log = self.log
+        return self._life is log.life and self.offset == log.tail
+
     def ready(self) -> bytes | None:
         """The next events, complete with ids, as far as memory has them. Empty: nothing now. None: ``fetch`` it."""
         log = self.log
@@ -144,7 +150,7 @@ class Track:
     def _deliver(self, frames: list[bytes], first: bytes | None) -> bytes:
         self.offset += len(frames)
         prefix = self._ids(self)
-        data = prefix + prefix.join(frames)
+        data = prefix + (prefix.join(frames) if len(frames) > 1 else frames[0])
         if first is not None and first.startswith(b"snapshot "):
             data = self._notice() + data
         log = self.log

@@ -41,6 +41,7 @@ class UserStream:
         clock: Clock,
     ) -> None:
         self.ended = False
+        self.more = False
         self._hub = hub
         self._feeds = feeds
         self._caller = caller
@@ -100,17 +101,17 @@ class UserStream:
         self._wake()
 
     def ready(self) -> bytes | None:
-        parts: list[bytes] = []
-        size = 0
         self._feed_behind = False
-        while size < self._settings.send_bytes:
-            data = self._next()
-            if data is None and not parts:
-                return None
-            if not data:  # nothing more now, or what has to be read first: after these
-                break
+        data = self._next()
+        self.more = bool(self._awake or self._feed_awake)
+        if not (data and self.more):
+            return data
+        parts = [data]
+        size = len(data)
+        while size < self._settings.send_bytes and (data := self._next()):
             parts.append(data)
             size += len(data)
+        self.more = data != b""  # None: what has to be read first comes after these
         return b"".join(parts)
 
     def _next(self) -> bytes | None:
