@@ -16,6 +16,10 @@ _TURN_STATES = {"turn.accepted": "queued", "turn.started": "running", "turn.with
 class FeedEvents:
     """Turns feed events into SSE for one stream. Remembers which turn runs in which conversation, as far as it saw."""
 
+    __slots__ = (
+        "_caller", "_clock", "_keys", "_queued", "_running",
+    )  # fmt: skip
+
     def __init__(self, caller: Caller, keys: Keys, clock: Clock) -> None:
         self._caller = caller
         self._keys = keys

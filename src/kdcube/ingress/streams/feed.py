@@ -46,6 +46,11 @@ class FeedLife:
 class UserFeed:
     """``tail`` events of ``life`` are known here; the last of them are in memory. Only FeedHub changes it."""
 
+    __slots__ = (
+        "_recent", "_unstarted", "epoch", "followers", "heard_at", "life", "look_again", "looking",
+        "synced", "tail", "user_id",
+    )  # fmt: skip
+
     def __init__(self, user_id: str) -> None:
         self.user_id = user_id
         self.life: FeedLife | None = None

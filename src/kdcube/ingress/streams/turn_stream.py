@@ -31,6 +31,10 @@ def turn_place(turn_id: str, cursor: str | None, offset: str | None) -> Place:
 class TurnStream:
     """The source of one turn's events. Each carries the cursor behind it as its id."""
 
+    __slots__ = (
+        "_clock", "_hub", "_place", "_projection", "_settings", "_track", "_turn_id", "_wake",
+    )  # fmt: skip
+
     def __init__(
         self,
         hub: LogHub,

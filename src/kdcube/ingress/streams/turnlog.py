@@ -58,6 +58,12 @@ class TurnLog:
     and has no log yet. ``closed``: the event at ``tail`` is terminal.
     """
 
+    __slots__ = (
+        "_base", "_bytes", "_lines", "_recent_max_bytes", "_rendered", "_rendered_for", "closed", "folded",
+        "folding", "followers", "head", "heard_at", "life", "look_again", "looking", "looks", "position",
+        "synced", "tail", "turn_id", "waiting", "waits_in",
+    )  # fmt: skip
+
     def __init__(self, turn_id: str, recent_bytes: int, *, hint: int = 0) -> None:
         self.turn_id = turn_id
         self.life = Life(0, 0)

@@ -26,6 +26,13 @@ class UserStream:
     any place counts in, and 0 while a place is lost: whoever is cut before the stream is whole again is resynced again.
     """
 
+    __slots__ = (
+        "_awake", "_blocked_on", "_caller", "_clock", "_conversation_id", "_done", "_elsewhere", "_epoch",
+        "_events", "_feed", "_feed_awake", "_feed_behind", "_feed_name", "_feeds", "_greeting", "_hub",
+        "_life", "_mover", "_offset", "_opening", "_orphans_until", "_projection", "_settings",
+        "_stream_id", "_tag", "_tracks", "_wake", "ended", "more",
+    )  # fmt: skip
+
     def __init__(
         self,
         hub: LogHub,
