@@ -149,3 +149,32 @@ def test_what_is_saved_is_what_the_next_turn_runs(author):
     found = json.loads(author.stack.kdcube("status", "--json").stdout)
     mine = next(bundle for bundle in found["bundles"] if bundle["id"] == "mine@1.0.0")
     assert len(mine["host_pids"]) == 1
+
+
+DEBUGGED = """
+from kdcube.sdk import Bundle
+
+bundle = Bundle("mine@1.0.0")
+
+@bundle.on_message
+async def answer(turn):
+    secret = "not seen"
+    breakpoint()
+    await turn.delta(secret)
+"""
+
+
+def test_a_breakpoint_waits_for_a_debugger(tmp_path_factory):
+    with writing(tmp_path_factory.mktemp("debugged"), "--watch", KDCUBE_DEBUG_BUNDLES="1") as author:
+        author.write("", DEBUGGED)
+        author.terminal.until("reloaded in ")
+        author.send("looked-at", "hello")
+        line = author.terminal.until("to get there: ")
+        assert f"breakpoint at {author.file}, line 9; to get there: " in line
+        command = line.partition("to get there: ")[2].split()
+        said = subprocess.run(
+            command, input="p turn.text\nsecret = 'seen'\nc\n", capture_output=True, text=True, timeout=_PATIENCE_S
+        )
+        assert said.returncode == 0, said.stderr
+        assert "'hello'" in said.stdout
+        assert answer_of(author.stack.ingress[0], "looked-at") == "seen"

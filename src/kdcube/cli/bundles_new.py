@@ -41,7 +41,7 @@ def new(name: str, /) -> None:
         raise InvalidInput("name", f"{folder.absolute()} is there already, and nothing of it was changed") from error
     except OSError as error:
         raise CannotWrite(f"{folder.absolute()} cannot be made: {error.strerror}") from error
-    print(f"made {folder}/ with bundle.py, test_bundle.py and README.md\n\n  kdcube up --bundle {folder} --watch")
+    print(f"made {folder}/: bundle.py, its test, and a README\n\n  kdcube up --bundle {folder} --watch")
 
 
 def _templates() -> list[Path]:

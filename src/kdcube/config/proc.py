@@ -31,6 +31,8 @@ class ProcSettings:
     """Where ECS is asked to protect the task while turns run; None outside ECS."""
     watch_bundles: bool
     """Bundles are reloaded when their files change."""
+    debug_bundles: bool
+    """Bundles run without limits of time, and ``breakpoint()`` in them waits for a debugger."""
     secrets: Mapping[str, SecretStr] = field(repr=False)
     """The values of the secrets that bundles are granted by name; one that is not set is not here."""
 
@@ -51,5 +53,6 @@ class ProcSettings:
             drain_timeout_s=stop_timeout_s - min(10.0, stop_timeout_s / 4),
             ecs_agent_uri=environment.optional("ECS_AGENT_URI"),
             watch_bundles=environment.flag("KDCUBE_WATCH", False),
+            debug_bundles=environment.flag("KDCUBE_DEBUG_BUNDLES", False),
             secrets={name: value for name, value in granted.items() if value is not None},
         )

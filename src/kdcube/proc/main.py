@@ -22,6 +22,7 @@ from kdcube.postgres.database import Database, open_database
 from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.locks import Leadership
 from kdcube.postgres.turns import Turns
+from kdcube.proc.bundles.host import HostLimits
 from kdcube.proc.bundles.pool import BundleLoadError, HostPool, open_host_pool
 from kdcube.proc.bundles.watching import reload_on_change
 from kdcube.proc.desk import BundleGrant, Desk
@@ -98,9 +99,12 @@ class Proc:
 
             self.pool = await enter(
                 open_host_pool(
-                    _limited(service.bundles, settings.turn_limit_s),
+                    _patient(service.bundles)
+                    if settings.debug_bundles
+                    else _limited(service.bundles, settings.turn_limit_s),
                     slots=settings.slots,
                     run_dir=service.home / "run" / worker_id,
+                    limits=_DEBUGGED if settings.debug_bundles else None,
                     on_change=self._room_changed,
                 )
             )
@@ -226,6 +230,18 @@ class Proc:
         if agent is None:
             return NoProtection()
         return EcsProtection(agent, minutes=max(1, min(2880, round(self.settings.turn_limit_s / 60) + 5)))
+
+
+_DAY_S = 86_400.0
+_DEBUGGED = HostLimits(beat_timeout_s=_DAY_S, cancel_grace_s=_DAY_S, load_timeout_s=_DAY_S, debug=True)
+"""For somebody who looks at a turn that stands still."""
+
+
+def _patient(registry: BundleRegistry) -> BundleRegistry:
+    """No turn ends for taking long or for being silent."""
+    limits = {"wall_limit_s": _DAY_S, "idle_limit_s": _DAY_S}
+    entries = {bundle_id: entry.model_copy(update=limits) for bundle_id, entry in registry.bundles.items()}
+    return registry.model_copy(update={"bundles": entries})
 
 
 def _limited(registry: BundleRegistry, turn_limit_s: float) -> BundleRegistry:

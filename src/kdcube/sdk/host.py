@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 
+from kdcube.sdk.breakpoints import on_breakpoint
 from kdcube.sdk.bundle import Bundle
 from kdcube.sdk.loading import LoadError, load_bundle
 from kdcube.sdk.running import TurnRun, run_call
@@ -110,6 +111,7 @@ def main() -> None:
     parser.add_argument("--wire", type=int, required=True)
     parser.add_argument("--beat", type=int, required=True)
     parser.add_argument("--pulse", type=int, required=True)
+    parser.add_argument("--debug", action="store_true", help="breakpoint() waits for a debugger")
     arguments = parser.parse_args()
     _die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -120,6 +122,8 @@ def main() -> None:
         pulse = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
     threading.Thread(target=_beat, args=(arguments.beat, pulse), name="beat", daemon=True).start()
 
+    if arguments.debug:
+        sys.breakpointhook = on_breakpoint
     wire = socket.socket(fileno=arguments.wire)
     load = _first_message(wire)
     try:

@@ -46,6 +46,7 @@ def test_a_new_bundle_is_fine_and_its_test_passes(kdcube, tmp_path):
     assert sorted(file.name for file in (tmp_path / "my-agent").iterdir()) == [
         "README.md",
         "bundle.py",
+        "pytest.ini",
         "test_bundle.py",
     ]
     checked = kdcube("bundles", "check", "my-agent")

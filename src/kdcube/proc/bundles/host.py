@@ -49,6 +49,8 @@ class HostLimits:
     stop_grace_s: float = 5.0
     watch_interval_s: float = 0.5
     memory_limit_bytes: int | None = None
+    debug: bool = False
+    """``breakpoint()`` waits for a debugger, instead of failing."""
 
 
 class BundleLoadError(KDCubeError):
@@ -208,7 +210,7 @@ class BundleHost:
                 entry.id, "it has git_url but no path; git is not fetched yet, so give its folder as path"
             )
         try:
-            process = await HostProcess.start(entry.id, run_dir, clock, pulse_fd)
+            process = await HostProcess.start(entry.id, run_dir, clock, pulse_fd, debug=limits.debug)
         except OSError as error:
             raise BundleLoadError(entry.id, f"the process does not start: {error}") from error
         host = cls(entry, version, process, limits, clock, on_change)

@@ -45,7 +45,9 @@ class HostProcess:
         self._loop.add_reader(beat_fd, self._on_beat)
 
     @classmethod
-    async def start(cls, bundle_id: str, run_dir: Path, clock: Callable[[], float], pulse_fd: int) -> HostProcess:
+    async def start(
+        cls, bundle_id: str, run_dir: Path, clock: Callable[[], float], pulse_fd: int, *, debug: bool = False
+    ) -> HostProcess:
         """Starts ``python -m kdcube.sdk.host``. ``run_dir`` must exist; ``pulse_fd`` is a ``Pulse``'s. Raises OSError.
 
         The process must be started by the main thread: it asks to die with the thread that started it.
@@ -64,6 +66,7 @@ class HostProcess:
                     *(sys.executable, "-P", "-m", "kdcube.sdk.host"),
                     *("--wire", str(theirs.fileno()), "--beat", str(beat_theirs)),
                     *("--pulse", str(pulse_fd)),
+                    *(("--debug",) if debug else ()),
                 ],
                 env=host_environment(home),
                 cwd=home,
