@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from kdcube.ingress.streams.outlets import HAND_OVER, Connection
+from kdcube.ingress.streams.outlets import HAND_OVER, ConnectionOutlet
 
 
 class HandingOver(HttpToolsProtocol):
@@ -16,7 +16,7 @@ class HandingOver(HttpToolsProtocol):
         super().on_message_begin()
         self.scope["extensions"] = cast("Any", {HAND_OVER: self.hand_over})
 
-    def hand_over(self, heir: Connection) -> bool:
+    def hand_over(self, heir: ConnectionOutlet) -> bool:
         """Gives ``heir`` the connection, in the midst of a chunked response that says ``connection: close``.
 
         uvicorn takes the client for gone then: the request ends without a word, and everything that belonged to it

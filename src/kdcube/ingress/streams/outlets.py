@@ -44,7 +44,7 @@ class Outlet(Protocol):
         ...
 
 
-class Connection(asyncio.Protocol):
+class ConnectionOutlet(asyncio.Protocol):
     """An outlet that is a connection, behind the head of a chunked response. It is closed at the end."""
 
     __slots__ = ("_transport", "_writer", "paused")
@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
             self._writer.resume()
 
 
-HandOver: TypeAlias = Callable[[Connection], bool]
+HandOver: TypeAlias = Callable[[ConnectionOutlet], bool]
 """Makes the connection of a request, whose response has begun, that of the argument. False: the client has left."""
 
 
@@ -96,7 +96,7 @@ def hand_over_of(scope: Mapping[str, Any]) -> HandOver | None:
     return scope.get("extensions", {}).get(HAND_OVER)
 
 
-class Request:
+class AsgiOutlet:
     """An outlet through ASGI. It takes nothing while a ``send`` is under way."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
-from kdcube.ingress.streams.outlets import Connection, Outlet, Request, hand_over_of
+from kdcube.ingress.streams.outlets import AsgiOutlet, ConnectionOutlet, Outlet, hand_over_of
 from kdcube.ingress.streams.projection.sse import KEEP_ALIVE
 from kdcube.ingress.streams.settings import Clock, StreamSettings
 from kdcube.ingress.streams.tasks import Tasks
@@ -119,14 +119,14 @@ class EventStream:
         if scope["method"] == "HEAD":
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         elif hand_over is None:
-            request = Request()
+            request = AsgiOutlet()
             try:
                 self._open(request)
                 await request.serve(self, receive, send)
             finally:
                 self.gone()
         else:
-            connection = Connection(self)
+            connection = ConnectionOutlet(self)
             if hand_over(connection):
                 self._open(connection)
 
