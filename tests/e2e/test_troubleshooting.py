@@ -1,0 +1,156 @@
+"""docs/troubleshooting.md: each text that it names as a symptom is one that the product prints."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.e2e.conftest import Stack
+
+from kdcube.local import bundles
+from kdcube.local.bundle_talk import told_by
+from kdcube.local.home import Home
+from kdcube.local.ports import free_port
+from kdcube.sdk import Bundle, Turn
+from kdcube.sdk.loading import LoadError, load_bundle
+from kdcube.sdk.testing import run_turn
+
+ROOT = Path(__file__).parents[2]
+SYMPTOMS = re.findall(r"^### `(.+)`$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+HEAD = "from kdcube.sdk import Bundle\nbundle = Bundle('mine@1.0.0')\n@bundle.on_message\nasync def answer(turn): ...\n"
+
+
+class Trouble:
+    """Somebody to whom it happens."""
+
+    def __init__(self, folder: Path, stack: Stack) -> None:
+        self.folder = folder
+        self.stack = stack
+
+    def kdcube(self, *args: str, port: int | None = None) -> str:
+        env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "KDCUBE_HOME": str(self.folder / "home")}
+        env["KDCUBE_PORT"] = str(port or free_port(1, 10, 90, 91))
+        command = [sys.executable, "-m", "kdcube.cli.main", *args]
+        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode in (1, 2), done.stdout
+        return done.stdout + done.stderr
+
+    def make(self, python: str) -> str:
+        (self.folder / "python").write_text(f"#!/bin/sh\n{python}\n")
+        (self.folder / "python").chmod(0o755)
+        (self.folder / "requirements").mkdir()
+        for name in ("dev", "bootstrap"):
+            (self.folder / "requirements" / f"{name}.txt").touch()
+        (self.folder / "pyproject.toml").touch()
+        command = ["make", "-f", str(ROOT / "Makefile"), "up", f"PYTHON={self.folder}/python"]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        return done.stderr
+
+    def bundle(self, code: str) -> str:
+        (self.folder / "mine").mkdir()
+        (self.folder / "mine" / "bundle.py").write_text(code)
+        return str(self.folder / "mine")
+
+    def port_taken(self) -> str:
+        port = free_port(1, 10, 90, 91)
+        with socket.create_server(("127.0.0.1", port)):
+            return self.kdcube("up", port=port)
+
+    def home_taken(self) -> str:
+        with Home(self.folder / "home").locked():
+            return self.kdcube("up")
+
+    def other_id(self) -> str:
+        try:
+            load_bundle(self.bundle(HEAD), None, "mine@2.0.0")
+        except LoadError as error:
+            return str(error)
+        raise AssertionError("it loads")
+
+    def slow(self) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(bundles, "_LOAD_LIMIT_S", 0.0)
+            return str(asyncio.run(bundles.check_bundle(Path(self.bundle(HEAD)))).problems[0])
+
+    def failing(self, handler: Callable[[Turn], object]) -> str:
+        bundle = Bundle("mine@1.0.0")
+
+        @bundle.on_message
+        async def answer(turn: Turn) -> None:
+            handler(turn)
+
+        result = asyncio.run(run_turn(bundle))
+        assert result.error is not None
+        return f"{result.error.message}\n{result.error.detail}"
+
+    def too_late(self) -> str:
+        bundle = Bundle("mine@1.0.0")
+        said: list[Turn] = []
+
+        @bundle.on_message
+        async def answer(turn: Turn) -> None:
+            said.append(turn)
+
+        async def later() -> str:
+            await run_turn(bundle)
+            try:
+                await said[0].delta("more")
+            except ValueError as error:
+                return str(error)
+            raise AssertionError("it was taken")
+
+        return asyncio.run(later())
+
+
+def _log(**line: str) -> str:
+    return told_by(json.dumps({"bundle": "mine@1.0.0", **line})) or ""
+
+
+def _quits(_: Turn) -> None:
+    """As pdb does whose standard input is at its end."""
+    done = subprocess.run(
+        [sys.executable, "-c", "breakpoint()\n0"], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    raise RuntimeError(done.stderr)
+
+
+PROVOKED: dict[str, Callable[[Trouble], str]] = {
+    "kdcube needs Python": lambda it: it.make("exit 1"),
+    "this Python makes no": lambda it: it.make('case "$*" in *ensurepip*) exit 1;; esac'),
+    "port …": Trouble.port_taken,
+    "the data folder": Trouble.home_taken,
+    "the bundle …": lambda it: it.kdcube("up", "--bundle", it.bundle("import nowhere")),
+    "ModuleNotFoundError": lambda it: it.kdcube("bundles", "check", it.bundle("import nowhere")),
+    "KeyError": lambda it: it.kdcube("bundles", "check", it.bundle("import os\nos.environ['KEY']")),
+    "does not load, the version": lambda _: _log(event="bundle_not_reloaded", reason="SyntaxError: …"),
+    "the code says": Trouble.other_id,
+    "takes more than": Trouble.slow,
+    "nothing listens at": lambda it: it.kdcube("chat", "hello"),
+    "there is no bundle": lambda it: it.kdcube("chat", "hello", "--bundle", "no@1", "--url", it.stack.ingress[0]),
+    "The assistant failed": lambda it: it.failing(lambda turn: 1 / 0),
+    "the turn has ended": Trouble.too_late,
+    "the secret": lambda it: it.failing(lambda turn: turn.secret("KEY")),
+    "its process ended (": lambda _: _log(event="host_lost", reason="crash"),
+    "bdb.BdbQuit": lambda it: it.failing(_quits),
+}
+
+
+@pytest.mark.parametrize("symptom", SYMPTOMS)
+def test_a_symptom_is_what_the_product_says(symptom, tmp_path, stack):
+    (provoke,) = [provoke for name, provoke in PROVOKED.items() if symptom.startswith(name)]
+    said = provoke(Trouble(tmp_path, stack))
+    pattern = ".+".join(re.escape(part) for part in symptom.split("…"))
+    assert re.search(pattern, said), said
+
+
+def test_nothing_is_provoked_in_vain():
+    assert len(PROVOKED) == len(SYMPTOMS)
