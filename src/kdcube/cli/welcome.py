@@ -22,7 +22,8 @@ def _trial(state: State) -> str:
     """Lines for a shell; the last one reads the answer from another ingress process, if there is one."""
     ingress = [service.url for service in state.services if service.name == "ingress"]
     message = """'{"message": {"text": "Hello, is anybody there?", "turn_id": "turn_1"}}'"""
-    return f"""Try it: be somebody, say something, read the answer (again, from anywhere: -H 'Last-Event-ID: ...')
+    return f"""Try it: kdcube chat "What is a turn?", or without it
+be somebody, say something, read the answer (again, from anywhere: -H 'Last-Event-ID: ...')
   curl -s -c kdcube.cookies {ingress[0]}/chatbot/api/profile
   curl -s -b kdcube.cookies {ingress[0]}/chatbot/api/sse/chat -H 'Content-Type: application/json' -d {message}
   curl -sN -b kdcube.cookies {ingress[-1]}/chatbot/api/turns/turn_1/stream"""
