@@ -19,6 +19,10 @@ from kdcube.redis.keys import Keys
 _DONE_KEPT = 256
 
 
+def _nobody() -> None:
+    pass
+
+
 class UserStream:
     """The source of one user's events (rule 18).
 
@@ -79,7 +83,7 @@ class UserStream:
         self._orphans_until = 0
         """Up to this offset the feed may still tell of orphans: until then they stay in the cursor, ended or not."""
         self._greeting = b""
-        self._wake: Callable[[], None] = lambda: None
+        self._wake = _nobody
 
     # --- the source
 
@@ -101,6 +105,7 @@ class UserStream:
             track.close()
         self._tracks.clear()
         self._awake.clear()
+        self._wake = _nobody  # no circle is left for the garbage collector
 
     def wake(self) -> None:
         """The feed has news."""
