@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -90,13 +90,25 @@ def ending(reading: Reading) -> str | None:
             return f"failed: {told}" if told else "failed"
 
 
+def unlisted(citations: Iterable[Citation], answer: str) -> list[Citation]:
+    """Those that the answer does not list itself, on a line that begins with the number."""
+    return [
+        citation
+        for citation in citations
+        if not re.search(rf"^\W*\[{citation.n}\].*{re.escape(_place(citation))}", answer, re.MULTILINE)
+    ]
+
+
+def _place(citation: Citation) -> str:
+    if "://" in citation.uri:
+        return citation.uri
+    return citation.uri.partition("#")[0] or citation.title  # the fragment of a file is its heading once more
+
+
 def source(citation: Citation) -> str:
     """The file, and where in it; without a heading its title."""
     if citation.heading:
-        place = (
-            citation.uri if "://" in citation.uri else citation.uri.partition("#")[0]
-        )  # the fragment of a file is its heading once more
-        return f"{place or citation.title} › {citation.heading}"
+        return f"{_place(citation)} › {citation.heading}"
     return (
         citation.uri if not citation.title or citation.title in citation.uri else f"{citation.title} ({citation.uri})"
     )
