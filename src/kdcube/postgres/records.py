@@ -189,7 +189,7 @@ class Ending:
     bundle_state: Json | None = None
     """Merged key by key into the conversation's state when not None."""
     bundle_version: str | None = None
-    """What ran, when it is not what START was told: the bundle's files changed in between."""
+    """What ran: other than what START was told, if the bundle's files changed in between. None: as START was told."""
     lingers: bool = False
     """Code of the turn may still run: its conversation stays busy until ``Turns.exited``."""
 

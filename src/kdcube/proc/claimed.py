@@ -93,7 +93,7 @@ class ClaimedTurn:
                 state=state,
                 line=line,
                 discarded=discarded,
-                host_lives=lingers,
+                lingers=lingers,
                 said=said,
             ),
         )

@@ -213,13 +213,13 @@ class Queue:
         state: TurnState,
         line: bytes,
         discarded: Sequence[str] = (),
-        host_lives: bool = False,
+        lingers: bool = False,
         said: Position | None = None,
     ) -> bool:
         """Closes the log with its terminal ``line`` and moves everything on, after PostgreSQL committed the end.
 
         ``claim_id`` None: whoever holds the turn, because PostgreSQL is terminal. ``discarded``: steers that ended with
-        it; every other steer becomes a turn. ``host_lives``: the conversation stays busy until ``exited``. ``said``:
+        it; every other steer becomes a turn. ``lingers``: the conversation stays busy until ``exited``. ``said``:
         where the log must end to say what PostgreSQL has; one that ends elsewhere goes away, the stored turn says all.
         Without it, only a turn that never started gets a log that says nothing but its end.
         False when the claim is not the current one; True also when the turn is gone already.
@@ -258,7 +258,7 @@ class Queue:
                 self._running_per_user,
                 LOG_TTL_S * 1000,
                 DONE_TTL_S * 1000,
-                int(host_lives),
+                int(lingers),
                 f"{said.incarnation} {said.offset}" if said else "any" if _had_log(line) else "",
                 *discarded,
             ],
@@ -266,7 +266,7 @@ class Queue:
         return reply[0] != b"fenced"
 
     async def exited(self, turn_id: str, claim_id: str, *, epoch: int) -> bool:
-        """The host of a turn that ended with ``host_lives`` has exited: its conversation goes on."""
+        """The host of a turn that ended with ``lingers`` has exited: its conversation goes on."""
         return await _EXITED(self._connection, self._state, [epoch, turn_id, claim_id, self._running_per_user]) == 1
 
     async def cancel(self, turn_id: str, *, epoch: int) -> bool:

@@ -173,7 +173,7 @@ async def test_the_conversation_of_a_host_that_died_with_its_worker_goes_on(
             epoch=await client.epoch(),
             state=TurnState.CANCELLED,
             line=encode_line(Kind.COMPLETE, "chat.complete", ts_ms=1, attempt=1, data={"state": "cancelled"}),
-            host_lives=True,
+            lingers=True,
         )
     waiting = await client.send("next", conversation="c1")
     if when == "then Valkey was lost":

@@ -183,7 +183,7 @@ class Partition:
         state: TurnState = TurnState.COMPLETED,
         *,
         discarded: Sequence[str] = (),
-        host_lives: bool = False,
+        lingers: bool = False,
     ) -> bool:
         """Ends the turn under a claim, or whoever holds it."""
         envelope, claim_id = (of.envelope, of.claim_id) if isinstance(of, Claim) else (of, None)
@@ -194,7 +194,7 @@ class Partition:
             state=state,
             line=terminal_line(state),
             discarded=discarded,
-            host_lives=host_lives,
+            lingers=lingers,
         )
 
     async def run_all(self, room: Mapping[str, int] | None = None) -> list[str]:

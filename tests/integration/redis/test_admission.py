@@ -84,7 +84,7 @@ async def test_the_same_message_again_attaches_to_its_turn(partition):
     assert ((seen := await again()).state, seen.envelope) == (TurnState.CLAIMED, packed)
     await partition.start(claim)
     assert ((seen := await again()).state, seen.envelope) == (TurnState.RUNNING, packed)
-    await partition.finish(claim, TurnState.INTERRUPTED, host_lives=True)
+    await partition.finish(claim, TurnState.INTERRUPTED, lingers=True)
     assert ((seen := await again()).state, seen.envelope) == (TurnState.INTERRUPTED, None)
     await partition.queue.exited(message.turn_id, claim.claim_id, epoch=1)
     assert ((seen := await again()).state, seen.envelope) == (TurnState.INTERRUPTED, None)
@@ -162,7 +162,7 @@ async def busy_conversation(partition: Partition, how: str):
     if how != "claimed":
         await partition.start(claim)
     if how.startswith("ended"):
-        await partition.finish(claim, TurnState.CANCELLED, host_lives=True)
+        await partition.finish(claim, TurnState.CANCELLED, lingers=True)
     return message, claim
 
 
@@ -453,7 +453,7 @@ async def test_a_turn_that_a_worker_has_is_not_withdrawn(partition, how):
     if how != "claimed":
         await partition.start(claim)
     if how.startswith("ended"):
-        await partition.finish(claim, host_lives=True)
+        await partition.finish(claim, lingers=True)
     async with partition.unchanged():
         assert not await partition.admission.withdraw(message, epoch=1, nonce="nonce")
 

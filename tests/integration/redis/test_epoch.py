@@ -99,7 +99,7 @@ async def test_steps_of_a_rebuild_may_be_repeated(partition):
 async def test_a_rebuild_leaves_no_residue_of_the_state_before(partition):
     claim = await partition.running(await partition.admitted(conversation="c"))
     await partition.admit(a_message(conversation="c", policy=Policy.STEER))
-    await partition.finish(await partition.running(await partition.admitted("bob")), host_lives=True)
+    await partition.finish(await partition.running(await partition.admitted("bob")), lingers=True)
     await partition.connection.call("DEL", partition.keys.live("ann"))  # the turns below are not put back
     await rebuild(partition, lost=False)
     assert not await partition.queue.release(claim.envelope.turn_id, claim.claim_id, epoch=2)
@@ -155,7 +155,7 @@ async def test_the_log_of_a_turn_that_lingers_is_closed(partition):
     assert await partition.state.restore(ended, epoch=2)
     assert await partition.state.publish(2, max_order=50, run_id="run")
     assert not (await partition.logs.read(turn_id)).closed
-    await partition.finish(claim.envelope, TurnState.CANCELLED, host_lives=True)
+    await partition.finish(claim.envelope, TurnState.CANCELLED, lingers=True)
     assert (await partition.logs.read(turn_id)).closed
     assert turn_id not in (await partition.feeds.read("ann", None)).live
     assert await partition.queue.exited(turn_id, claim.claim_id, epoch=2)

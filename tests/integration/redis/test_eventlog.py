@@ -118,8 +118,8 @@ async def test_only_the_current_claim_may_append(partition, claim):
 
 
 @pytest.mark.parametrize("lost", [False, True])
-async def test_nothing_is_added_to_a_turn_that_ended_while_its_host_lives(partition, claim, lost):
-    await partition.finish(claim, TurnState.CANCELLED, host_lives=True)
+async def test_nothing_is_added_to_a_turn_that_ended_while_its_lingers(partition, claim, lost):
+    await partition.finish(claim, TurnState.CANCELLED, lingers=True)
     if lost:  # the log has expired
         turn_id = claim.envelope.turn_id
         await partition.connection.call("DEL", partition.keys.log(turn_id), partition.keys.log_meta(turn_id))

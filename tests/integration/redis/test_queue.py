@@ -238,7 +238,7 @@ async def test_a_cancel_reaches_the_worker_by_message_by_start_and_by_renewal(pa
         partition.connection, [keys.epoch, keys.turns, keys.leases], [1, 15_000, message.turn_id, claim.claim_id]
     )
     assert cancelled == [message.turn_id.encode()]
-    await partition.finish(claim, TurnState.CANCELLED, host_lives=True)
+    await partition.finish(claim, TurnState.CANCELLED, lingers=True)
     async with partition.unchanged():
         assert not await cancel(message.turn_id, epoch=1)
 
@@ -368,7 +368,7 @@ async def test_a_conversation_waits_for_the_exit_of_a_host(partition):
     message = await partition.admitted(conversation="c")
     claim = await partition.running(message)
     waits = await partition.admitted(conversation="c")
-    assert await partition.finish(claim, TurnState.CANCELLED, host_lives=True)
+    assert await partition.finish(claim, TurnState.CANCELLED, lingers=True)
     async with partition.unchanged():
         assert await partition.finish(claim, TurnState.CANCELLED)
         assert await partition.claim() == []
@@ -387,7 +387,7 @@ async def test_a_host_whose_worker_died_is_found_by_its_lease(partition):
     message = await partition.admitted(conversation="c")
     claim = await partition.running(message)
     deadline = await deadline_ms(partition, message.turn_id)
-    await partition.finish(claim, TurnState.FAILED, host_lives=True)
+    await partition.finish(claim, TurnState.FAILED, lingers=True)
     assert await deadline_ms(partition, message.turn_id) == deadline
     await partition.let_lease_expire(message.turn_id)
     [expired] = await partition.queue.expired(epoch=1)
@@ -398,7 +398,7 @@ async def test_a_host_whose_worker_died_is_found_by_its_lease(partition):
 async def test_only_a_claimed_turn_can_have_a_host(partition):
     """PostgreSQL is terminal while the turn is back in the queue: nothing would ever free its conversation."""
     message = await partition.admitted(conversation="c")
-    await partition.finish(message, TurnState.CANCELLED, host_lives=True)
+    await partition.finish(message, TurnState.CANCELLED, lingers=True)
     await partition.check_empty()
 
 
@@ -544,7 +544,7 @@ async def test_turns_end_and_are_handed_back_when_memory_is_full(partition):
         assert await partition.queue.cancel(running.envelope.turn_id, epoch=1)
         assert await partition.queue.release(taken.envelope.turn_id, taken.claim_id, epoch=1)
         assert await partition.admission.withdraw(withdrawn, epoch=1, nonce="nonce")
-        assert await partition.finish(running, TurnState.CANCELLED, discarded=[steer.turn_id], host_lives=True)
+        assert await partition.finish(running, TurnState.CANCELLED, discarded=[steer.turn_id], lingers=True)
         assert await partition.queue.exited(running.envelope.turn_id, running.claim_id, epoch=1)
         assert await partition.finish(taken.envelope)
         partition.epoch = 2

@@ -147,9 +147,9 @@ async def test_a_steer_may_be_cancelled_by_itself(partition, claim):
     await partition.check_empty()
 
 
-async def test_a_turn_that_ended_takes_no_steers_while_its_host_lives(partition, claim):
+async def test_a_turn_that_ended_takes_no_steers_while_its_lingers(partition, claim):
     [steer] = await steered(partition)
-    await partition.finish(claim, TurnState.CANCELLED, host_lives=True)
+    await partition.finish(claim, TurnState.CANCELLED, lingers=True)
     late = await partition.admitted(conversation="c", policy=Policy.STEER)
     async with partition.unchanged():
         assert await take(partition, claim) == Fenced()

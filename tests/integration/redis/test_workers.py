@@ -127,7 +127,7 @@ async def test_another_claim_of_the_turn_renews_nothing(partition, renewal):
 
 async def test_the_lease_of_a_host_that_lives_on_is_renewed(partition, renewal):
     claim = await partition.running(await partition.admitted())
-    await partition.finish(claim, TurnState.CANCELLED, host_lives=True)
+    await partition.finish(claim, TurnState.CANCELLED, lingers=True)
     await partition.let_lease_expire(claim.envelope.turn_id)
     assert renewal.renew({claim.envelope.turn_id: claim.claim_id}) == Renewed(frozenset(), frozenset())
     assert await deadline_s(partition, claim.envelope.turn_id) > 14

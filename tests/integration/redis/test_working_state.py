@@ -276,11 +276,11 @@ class WorkingStateMachine(RuleBasedStateMachine):
         await self.p.connection.call("DEL", self.p.keys.log(turn_id), self.p.keys.log_meta(turn_id))
 
     @precondition(lambda self: self.held)
-    @rule(pick=PICK, state=ENDINGS, discard=st.booleans(), host_lives=st.booleans())
-    def finish(self, pick: int, state: TurnState, discard: bool, host_lives: bool) -> None:
+    @rule(pick=PICK, state=ENDINGS, discard=st.booleans(), lingers=st.booleans())
+    def finish(self, pick: int, state: TurnState, discard: bool, lingers: bool) -> None:
         held = list(self.held.values())[pick % len(self.held)]
-        self.end(held.turn_id, held.claim, state, discard, host_lives)
-        if host_lives:
+        self.end(held.turn_id, held.claim, state, discard, lingers)
+        if lingers:
             self.hosts[held.turn_id] = held.claim.claim_id
 
     @precondition(lambda self: self.unfinished(TurnState.QUEUED, TurnState.RUNNING))
@@ -290,7 +290,7 @@ class WorkingStateMachine(RuleBasedStateMachine):
         message = rows[pick % len(rows)].message
         self.end(message.turn_id, message, state, discard, False)
 
-    def end(self, turn_id: str, of: Claim | TurnEnvelope, state: TurnState, discard: bool, host_lives: bool) -> None:
+    def end(self, turn_id: str, of: Claim | TurnEnvelope, state: TurnState, discard: bool, lingers: bool) -> None:
         self.rows[turn_id].state = state  # PostgreSQL first, its steers included
         steers = self.steers_of(turn_id)
         for steer in steers:
@@ -298,9 +298,9 @@ class WorkingStateMachine(RuleBasedStateMachine):
         discarded = [steer.message.turn_id for steer in steers] if discard else []
 
         async def twice() -> None:
-            assert await self.p.finish(of, state, discarded=discarded, host_lives=host_lives)
+            assert await self.p.finish(of, state, discarded=discarded, lingers=lingers)
             async with self.p.unchanged():
-                assert await self.p.finish(of, state, discarded=discarded, host_lives=host_lives)
+                assert await self.p.finish(of, state, discarded=discarded, lingers=lingers)
                 duplicate = await self.p.admit(self.rows[turn_id].message)
                 assert isinstance(duplicate, Duplicate) and duplicate.state is state and duplicate.envelope is None
 

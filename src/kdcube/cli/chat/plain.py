@@ -12,12 +12,32 @@ from kdcube.cli.chat.view import ending, harmless, queued, quote, source, step_o
 from kdcube.client import Accepted, ConversationItem, Event, Reading, Turn
 
 
-class PlainView:
-    """Text as it comes. What was written stays: an answer that begins anew is written anew, and that is said."""
+class _Streams:
+    """Answers on one stream; what is said about them on the other."""
 
     def __init__(self, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> None:
         self._out = out
         self._err = err
+
+    def retrying(self, reason: str, pause_s: float) -> None:
+        self.note(f"{reason}; trying again")
+
+    def note(self, text: str) -> None:
+        self._err.write(f"{harmless(text)}\n")
+        self._err.flush()
+
+    def problem(self, text: str) -> None:
+        self.note(f"kdcube: {text}")
+
+    def command(self, line: str) -> None:
+        pass
+
+
+class PlainView(_Streams):
+    """Text as it comes. What was written stays: an answer that begins anew is written anew, and that is said."""
+
+    def __init__(self, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> None:
+        super().__init__(out, err)
         self._clean = harmless if out.isatty() else str
         self._clear()
 
@@ -42,9 +62,6 @@ class PlainView:
         elif (step := step_of(event)) and step.get("status") in ("completed", "error"):
             self.note(step.get("title", ""))
 
-    def retrying(self, reason: str, pause_s: float) -> None:
-        self.note(f"{reason}; trying again")
-
     def ended(self, reading: Reading | None) -> None:
         if reading is not None:
             self._replace(reading.answer)  # such as one that was not streamed
@@ -59,16 +76,6 @@ class PlainView:
                     self._print(f'    "{told}"\n')
         if problem := ending(reading):
             self.problem(f"the turn {'was ' if reading.state != 'failed' else ''}{problem}")
-
-    def note(self, text: str) -> None:
-        self._err.write(f"{harmless(text)}\n")
-        self._err.flush()
-
-    def problem(self, text: str) -> None:
-        self.note(f"kdcube: {text}")
-
-    def command(self, line: str) -> None:
-        pass
 
     def past(self, turn: Turn) -> None:
         self._print(f"> {turn.message}\n{turn.answer}\n\n")
@@ -99,12 +106,8 @@ class PlainView:
         self._out.flush()
 
 
-class JsonView:
+class JsonView(_Streams):
     """One JSON object a line: ``{"event", "id"?, "data"}`` for each event, ``accepted`` (the 202) first."""
-
-    def __init__(self, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> None:
-        self._out = out
-        self._err = err
 
     def asked(self, text: str) -> None:
         pass
@@ -116,22 +119,9 @@ class JsonView:
         ids = {} if event.id is None else {"id": event.id}
         self._line({"event": event.name, **ids, "data": event.data})
 
-    def retrying(self, reason: str, pause_s: float) -> None:
-        self.note(f"{reason}; trying again")
-
     def ended(self, reading: Reading | None) -> None:
         if reading is not None and (problem := ending(reading)):
             self.problem(problem)
-
-    def note(self, text: str) -> None:
-        self._err.write(f"{harmless(text)}\n")
-        self._err.flush()
-
-    def problem(self, text: str) -> None:
-        self.note(f"kdcube: {text}")
-
-    def command(self, line: str) -> None:
-        pass
 
     def past(self, turn: Turn) -> None:
         self._line({"event": "past", "data": msgspec.to_builtins(turn)})
