@@ -43,7 +43,7 @@ class Source(Protocol):
         ...
 
     def open(self, wake: Callable[[], None]) -> None:
-        """Begins to follow; ``wake`` is called whenever there may be more."""
+        """Begins to follow; ``wake`` is called whenever there may be more than there is now."""
         ...
 
     def ready(self) -> bytes | None:
@@ -135,6 +135,7 @@ class EventStream:
         self._since = self._clock.monotonic()
         self._registry.opened(self)
         self._source.open(self.wake)
+        self.wake()  # it may follow what is known here already
 
     # --- what makes it run
 

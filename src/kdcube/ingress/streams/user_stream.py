@@ -96,7 +96,7 @@ class UserStream:
             self._events.too_many(turn_id) for turn_id in self._opening.elsewhere
         )
         self._feed = self._feeds.follow(self._caller.user_id, self)
-        self.wake()
+        self._feed_awake = True
 
     def close(self) -> None:
         if self._feed is not None:

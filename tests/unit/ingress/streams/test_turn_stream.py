@@ -169,6 +169,22 @@ async def test_many_followers_cost_one_reader(site, streams, turn):
     assert reads == site.valkey.reads == 1
 
 
+async def test_a_second_follower_is_shown_what_is_known_at_once(site, streams, turn):
+    """Nothing has to happen in the log, and no time to pass, before it gets what the first one has."""
+    site.valkey.start(turn)
+    site.valkey.append(turn, [delta("a"), delta("b")])
+    first = await read_turn(streams, turn)
+    await first.until(lambda events: len(events) == 3)
+    second = await read_turn(streams, turn)
+    await spin()
+    assert second.events == first.events
+    resumed = await read_turn(streams, turn, first.events[0].id)
+    await spin()
+    assert resumed.events == first.events[1:]
+    for reader in (first, second, resumed):
+        await reader.leave()
+
+
 async def test_a_slow_reader_holds_nothing_and_loses_nothing(site, turn):
     settings = StreamSettings(tick_s=3600, recent_bytes=20_000, send_bytes=4_000)
     async with site.process(settings) as streams:
