@@ -68,9 +68,16 @@ $(UV): requirements/bootstrap.txt
 	@.tools/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
 	@touch $@
 
-# The oldest server that is supported, which tests run against beside the embedded Valkey; certificates for TLS.
-test-tools:
-	@{ command -v redis-server && command -v openssl; } >/dev/null || \
+# The oldest server that is supported, which tests run against beside the embedded Valkey; certificates for TLS; the
+# proxy; a browser; an OpenID provider.
+TOOLS := redis-server openssl nginx chromium
+test-tools: $(READY) tests/openid/node_modules/.ready
+	@PATH="$$PATH:/usr/sbin"; command -v $(TOOLS) | wc -l | grep -qx $(words $(TOOLS)) || \
 	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends redis-server openssl >/dev/null; } || \
-	  { echo "the tests need redis-server and openssl: sudo apt-get install redis-server openssl" >&2; exit 1; }
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(TOOLS) >/dev/null; } || \
+	  { echo "the tests need these packages: sudo apt-get install $(TOOLS)" >&2; exit 1; }
+
+tests/openid/node_modules/.ready: tests/openid/package-lock.json $(READY)
+	@echo "installing the tests' OpenID provider"
+	@cd tests/openid && PATH="$(CURDIR)/.venv/bin:$$PATH" npm ci --ignore-scripts --no-audit --no-fund --silent
+	@touch $@
