@@ -23,9 +23,9 @@ from bench.turns import USERS, closed_loop
 PARTS: dict[str, tuple[tuple[str, str], ...]] = {
     "ingress": (
         ("kdcube/ingress/streams/", "streams: follow logs and feeds, frame events"),
-        ("kdcube/ingress/identity/", "identity"),
-        ("kdcube/ingress/edge.py", "request scope, headers, logging context"),
-        ("kdcube/ingress/exchange.py", "request scope, headers, logging context"),
+        ("kdcube/gateway/identity/", "identity"),
+        ("kdcube/gateway/edge.py", "request scope, headers, logging context"),
+        ("kdcube/gateway/exchange.py", "request scope, headers, logging context"),
         ("structlog/", "request scope, headers, logging context"),
         ("kdcube/ingress/", "messages: read, compose, answer"),
         ("uvicorn/", "uvicorn: HTTP, writing to clients"),

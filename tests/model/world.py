@@ -29,7 +29,7 @@ from tests.model.services import (
     WorkerService,
 )
 
-from kdcube.ingress.errors import RequestError
+from kdcube.gateway.errors import RequestError
 from kdcube.postgres.database import Database, server_settings
 from kdcube.proc.bundles.jobs import TurnJob, TurnSink
 from kdcube.protocol.errors import EpochMismatch, InvalidInput, StoreUnavailable

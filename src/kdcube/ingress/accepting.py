@@ -12,8 +12,8 @@ from typing import Self
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from kdcube.gateway.errors import Conflict, NotFound, RateLimited, RequestError, Unavailable
 from kdcube.ingress.cancelling import Cancelling
-from kdcube.ingress.errors import Conflict, NotFound, RateLimited, RequestError, Unavailable
 from kdcube.postgres.database import RowRejected
 from kdcube.postgres.records import Admission as Record
 from kdcube.postgres.records import Admitted as Committed

@@ -11,16 +11,17 @@ from starlette.requests import Request
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kdcube.config.auth import AuthProvider, AuthSettings
 from kdcube.config.gateway import GatewayConfig
-from kdcube.config.ingress import AuthProvider, AuthSettings, IngressSettings
+from kdcube.config.ingress import IngressSettings
+from kdcube.gateway.edge import Edge, allows_origin, with_cors
+from kdcube.gateway.identity.addresses import Addresses, Buckets
+from kdcube.gateway.identity.authenticator import Authenticator, NobodyKnown
+from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.identity.sessions import Sessions
+from kdcube.gateway.identity.simple import TokenFile
 from kdcube.ingress.accepting import Accepting
 from kdcube.ingress.cancelling import Cancelling
-from kdcube.ingress.edge import Edge, allows_origin, with_cors
-from kdcube.ingress.identity.addresses import Addresses, Buckets
-from kdcube.ingress.identity.authenticator import Authenticator, NobodyKnown
-from kdcube.ingress.identity.callers import Callers
-from kdcube.ingress.identity.sessions import Sessions
-from kdcube.ingress.identity.simple import TokenFile
 from kdcube.ingress.messages import Composer
 from kdcube.ingress.routes import openai_errors
 from kdcube.ingress.routes.chat import ChatRoutes

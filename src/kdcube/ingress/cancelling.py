@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from kdcube.ingress.errors import NotFound
+from kdcube.gateway.errors import NotFound
 from kdcube.postgres.conversations import Conversations
 from kdcube.postgres.records import CancelResult
 from kdcube.postgres.turns import Turns

@@ -9,8 +9,8 @@ import msgspec
 
 from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.config.gateway import GatewayConfig, Limits
-from kdcube.ingress.caller import Caller
-from kdcube.ingress.errors import Forbidden
+from kdcube.gateway.caller import Caller
+from kdcube.gateway.errors import Forbidden
 from kdcube.ingress.requests import ClientId
 from kdcube.postgres.records import StoredTurn
 from kdcube.protocol.errors import InvalidInput

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from kdcube.config.gateway import Limits
-from kdcube.ingress.edge import PREFIX
+from kdcube.gateway.edge import PREFIX
 from kdcube.ingress.messages import Send
 from kdcube.ingress.requests import FEEDBACK_MAX_CHARS, REACTION_MAX_CHARS, Cancel, Feedback, Patch, Status
 from kdcube.ingress.routes.openai_request import ChatCompletion

@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from starlette.requests import Request
 
-from kdcube.ingress.errors import NotFound
+from kdcube.gateway.errors import NotFound
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.ids import check_client_id
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kdcube.config.ingress import AuthProvider, IngressSettings
+from kdcube.config.auth import AuthProvider
+from kdcube.config.ingress import IngressSettings
 from kdcube.config.load import load
 from kdcube.config.proc import ProcSettings
 from kdcube.protocol.errors import ConfigurationError

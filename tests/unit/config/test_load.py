@@ -7,7 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from kdcube.config.ingress import AuthProvider, IngressSettings
+from kdcube.config.auth import AuthProvider
+from kdcube.config.ingress import IngressSettings
 from kdcube.config.load import load
 from kdcube.config.proc import ProcSettings
 from kdcube.protocol.errors import ConfigurationError

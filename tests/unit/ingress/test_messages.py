@@ -6,8 +6,8 @@ import pytest
 
 from kdcube.config.bundles import BundleRegistry
 from kdcube.config.gateway import GatewayConfig
-from kdcube.ingress.caller import Caller
-from kdcube.ingress.errors import Forbidden
+from kdcube.gateway.caller import Caller
+from kdcube.gateway.errors import Forbidden
 from kdcube.ingress.messages import Composer, Message, Origin
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.turns import Policy, TurnEnvelope, UserType

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from kdcube.config.gateway import GatewayConfig
-from kdcube.ingress.errors import BadRequest, Problem
+from kdcube.gateway.errors import BadRequest, Problem
 from kdcube.ingress.routes.openai_errors import openai_error
 from kdcube.ingress.routes.openai_request import Asked, ChatCompletion, understand
 from kdcube.protocol.errors import InvalidInput

@@ -9,16 +9,16 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kdcube.gateway.answers import json_response
+from kdcube.gateway.caller import Caller
+from kdcube.gateway.errors import NotFound
+from kdcube.gateway.exchange import request_id_of
+from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.reading import read_json, read_message
 from kdcube.ingress.accepting import Acceptance, Accepting
-from kdcube.ingress.caller import Caller
 from kdcube.ingress.cancelling import Cancelling
-from kdcube.ingress.errors import NotFound
-from kdcube.ingress.exchange import request_id_of
-from kdcube.ingress.identity.callers import Callers
 from kdcube.ingress.messages import ROOT, Composer, Message, Origin, Send
-from kdcube.ingress.reading import read_json, read_message
 from kdcube.ingress.requests import Cancel, Status, path_id
-from kdcube.ingress.routes.answers import json_response
 from kdcube.ingress.streams import Streams
 from kdcube.ingress.streams.response import EventStream
 from kdcube.ingress.views import iso

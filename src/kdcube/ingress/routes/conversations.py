@@ -11,16 +11,16 @@ from starlette.responses import Response
 from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.gateway import Limits
+from kdcube.gateway.answers import json_response
+from kdcube.gateway.caller import Caller
+from kdcube.gateway.errors import Conflict, NotFound
+from kdcube.gateway.exchange import request_id_of
+from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.reading import read_json
 from kdcube.ingress.accepting import Accepting
-from kdcube.ingress.caller import Caller
 from kdcube.ingress.cancelling import Cancelling, now_ms
-from kdcube.ingress.errors import Conflict, NotFound
-from kdcube.ingress.exchange import request_id_of
-from kdcube.ingress.identity.callers import Callers
 from kdcube.ingress.messages import Composer
-from kdcube.ingress.reading import read_json
 from kdcube.ingress.requests import FEEDBACK_MAX_CHARS, REACTION_MAX_CHARS, Feedback, Patch, path_id
-from kdcube.ingress.routes.answers import json_response
 from kdcube.ingress.routes.chat import SMALL_BODY_BYTES, accepted
 from kdcube.ingress.views import EXPORTS, attachment, conversation_item, conversation_view
 from kdcube.postgres.conversations import Conversations

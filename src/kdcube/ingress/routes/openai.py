@@ -15,15 +15,15 @@ from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.bundles import BundleRegistry
 from kdcube.config.gateway import Limits
+from kdcube.gateway.answers import json_response
+from kdcube.gateway.caller import Caller
+from kdcube.gateway.errors import NotFound, Unavailable
+from kdcube.gateway.exchange import request_id_of
+from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.reading import read_json
 from kdcube.ingress.accepting import Accepting
-from kdcube.ingress.caller import Caller
 from kdcube.ingress.cancelling import Cancelling
-from kdcube.ingress.errors import NotFound, Unavailable
-from kdcube.ingress.exchange import request_id_of
-from kdcube.ingress.identity.callers import Callers
 from kdcube.ingress.messages import Composer, may_use
-from kdcube.ingress.reading import read_json
-from kdcube.ingress.routes.answers import json_response
 from kdcube.ingress.routes.openai_errors import failure_response
 from kdcube.ingress.routes.openai_request import ChatCompletion, understand
 from kdcube.ingress.streams import Streams

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Scope
 
-from kdcube.ingress.errors import Problem
+from kdcube.gateway.errors import Problem
 from kdcube.ingress.streams.projection.openai import Failure, error_object
 
 UNDER = "/v1/"

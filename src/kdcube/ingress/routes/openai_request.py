@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from kdcube.config.gateway import Limits
-from kdcube.ingress.errors import BadRequest
+from kdcube.gateway.errors import BadRequest
 from kdcube.ingress.messages import Message
 from kdcube.ingress.requests import ClientId
 from kdcube.protocol.errors import InvalidInput

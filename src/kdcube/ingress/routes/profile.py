@@ -11,10 +11,10 @@ from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.bundles import BundleRegistry
 from kdcube.config.gateway import GatewayConfig
-from kdcube.ingress.caller import Caller
-from kdcube.ingress.identity.callers import Callers
+from kdcube.gateway.answers import json_response
+from kdcube.gateway.caller import Caller
+from kdcube.gateway.identity.callers import Callers
 from kdcube.ingress.messages import may_use
-from kdcube.ingress.routes.answers import json_response
 from kdcube.postgres.conversations import Conversations
 from kdcube.protocol.errors import StoreUnavailable
 

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from kdcube.config.gateway import Limits
-from kdcube.ingress.exchange import request_id_of
+from kdcube.gateway.answers import json_response
+from kdcube.gateway.exchange import request_id_of
 from kdcube.ingress.openapi import openapi_document
-from kdcube.ingress.routes.answers import json_response
 from kdcube.protocol.errors import KDCubeError
 
 CHECK_TIMEOUT_S = 2.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from kdcube.ingress.caller import Caller
+from kdcube.gateway.caller import Caller
 from kdcube.ingress.streams.projection import sse
 from kdcube.ingress.streams.settings import Clock
 from kdcube.redis.keys import Keys

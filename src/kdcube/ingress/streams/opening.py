@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from kdcube.ingress.caller import Caller
+from kdcube.gateway.caller import Caller
 from kdcube.ingress.streams.sources import EpochSource, FeedReader, StoredTurns
 from kdcube.ingress.streams.track import Place
 from kdcube.protocol.cursors import MAX_LIVE_TURNS, UserCursor, parse_user_cursor, user_tag

@@ -11,8 +11,8 @@ import structlog
 from starlette.requests import Request
 from structlog.typing import FilteringBoundLogger
 
-from kdcube.ingress.caller import Caller
-from kdcube.ingress.errors import NotFound, Unavailable
+from kdcube.gateway.caller import Caller
+from kdcube.gateway.errors import NotFound, Unavailable
 from kdcube.ingress.streams.completion_stream import CompletionStream
 from kdcube.ingress.streams.feed import FeedHub
 from kdcube.ingress.streams.hub import LogHub

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from kdcube.ingress.caller import Caller
+from kdcube.gateway.caller import Caller
 from kdcube.ingress.streams.conversations import FeedEvents
 from kdcube.ingress.streams.feed import Entry, FeedHub, FeedLife, UserFeed
 from kdcube.ingress.streams.hub import LogHub

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from tests.unit.ingress.streams.harness import Reader, View, caller, read_turn, read_user, request, views
 
-from kdcube.ingress.errors import NotFound
+from kdcube.gateway.errors import NotFound
 from kdcube.ingress.streams import StreamSettings
 from kdcube.protocol.cursors import user_tag
 from kdcube.protocol.endings import terminal_line

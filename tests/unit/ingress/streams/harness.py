@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
-from kdcube.ingress.caller import Caller
+from kdcube.gateway.caller import Caller
 from kdcube.ingress.streams import Streams
 from kdcube.ingress.streams.response import EventStream
 from kdcube.protocol.turns import UserType

@@ -8,7 +8,7 @@ import pytest
 from tests.unit.ingress.streams.fakes import delta, stored
 from tests.unit.ingress.streams.harness import Reader, View, caller, read_turn, read_user, request, spin
 
-from kdcube.ingress.errors import Unavailable
+from kdcube.gateway.errors import Unavailable
 from kdcube.ingress.streams import StreamSettings
 from kdcube.protocol.ids import new_id
 

@@ -6,7 +6,7 @@ import pytest
 from tests.unit.ingress.streams.fakes import completed, delta, stored
 from tests.unit.ingress.streams.harness import View, caller, read_turn, request, spin
 
-from kdcube.ingress.errors import NotFound
+from kdcube.gateway.errors import NotFound
 from kdcube.ingress.streams import StreamSettings
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.events import Kind, encode_line

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from tests.unit.ingress.streams.fakes import KEYS, Feed, completed, delta, stored
 from tests.unit.ingress.streams.harness import Reader, caller, read_user, request, spin, views
 
-from kdcube.ingress.errors import Unavailable
+from kdcube.gateway.errors import Unavailable
 from kdcube.ingress.streams import StreamSettings
 from kdcube.protocol.cursors import parse_user_cursor, user_tag
 from kdcube.protocol.errors import EpochMismatch, InvalidInput, StoreUnavailable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kdcube.ingress.identity.sessions import ANONYMOUS_MAX_AGE_S, ANONYMOUS_RENEW_S, Sessions
+from kdcube.gateway.identity.sessions import ANONYMOUS_MAX_AGE_S, ANONYMOUS_RENEW_S, Sessions
 from kdcube.protocol.ids import check_client_id, check_user_id
 
 

@@ -11,7 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from kdcube.ingress.errors import BadRequest, TooLarge
+from kdcube.gateway.errors import BadRequest, TooLarge
 from kdcube.protocol.errors import InvalidInput
 
 T = TypeVar("T")

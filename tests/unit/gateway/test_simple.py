@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kdcube.ingress.identity.authenticator import Identity, user_type_of
-from kdcube.ingress.identity.simple import TokenFile
+from kdcube.gateway.identity.authenticator import Identity, user_type_of
+from kdcube.gateway.identity.simple import TokenFile
 from kdcube.protocol.errors import ConfigurationError
 from kdcube.protocol.turns import UserType
 

@@ -7,8 +7,8 @@ import json
 import pytest
 from starlette.exceptions import HTTPException
 
-from kdcube.ingress import errors
-from kdcube.ingress.errors import Conflict, RateLimited, Unavailable, problem
+from kdcube.gateway import errors
+from kdcube.gateway.errors import Conflict, RateLimited, Unavailable, problem
 from kdcube.protocol.errors import EpochMismatch, InvalidInput, StoreUnavailable
 
 

@@ -10,7 +10,7 @@ import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from kdcube.ingress.identity.authenticator import Identity
+from kdcube.gateway.identity.authenticator import Identity
 from kdcube.protocol.errors import ConfigurationError, InvalidInput
 from kdcube.protocol.ids import check_user_id
 

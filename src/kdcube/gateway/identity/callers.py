@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from kdcube.config.ingress import AuthSettings
-from kdcube.ingress.caller import Caller
-from kdcube.ingress.errors import Forbidden, RateLimited, Unauthorised
-from kdcube.ingress.exchange import exchange_of
-from kdcube.ingress.identity.addresses import Addresses, Buckets
-from kdcube.ingress.identity.authenticator import Authenticator, Identity, user_type_of
-from kdcube.ingress.identity.sessions import ANONYMOUS_MAX_AGE_S, AnonymousSession, Sessions
+from kdcube.config.auth import AuthSettings
+from kdcube.gateway.caller import Caller
+from kdcube.gateway.errors import Forbidden, RateLimited, Unauthorised
+from kdcube.gateway.exchange import exchange_of
+from kdcube.gateway.identity.addresses import Addresses, Buckets
+from kdcube.gateway.identity.authenticator import Authenticator, Identity, user_type_of
+from kdcube.gateway.identity.sessions import ANONYMOUS_MAX_AGE_S, AnonymousSession, Sessions
 from kdcube.protocol.turns import UserType
 
 SESSION_COOKIE = "kdcube_session"

@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from starlette.requests import Request
 
-from kdcube.ingress.identity.addresses import Addresses, Allowance, Buckets
+from kdcube.gateway.identity.addresses import Addresses, Allowance, Buckets
 
 
 class Time:

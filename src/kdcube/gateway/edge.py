@@ -13,9 +13,9 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
-from kdcube.config.ingress import Cors
-from kdcube.ingress.errors import UNEXPECTED, Problem, problem
-from kdcube.ingress.exchange import Exchange, begin_exchange
+from kdcube.config.auth import Cors
+from kdcube.gateway.errors import UNEXPECTED, Problem, problem
+from kdcube.gateway.exchange import Exchange, begin_exchange
 from kdcube.telemetry.logging import bound
 
 PREFIX = "/chatbot/api"

@@ -1,0 +1,1 @@
+"""What stands before every service: who calls, how much they may, how errors are told."""
