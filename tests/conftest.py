@@ -14,6 +14,7 @@ from pathlib import Path
 import asyncpg
 import psutil
 import pytest
+from tests.openid.provider import OpenIdProvider, open_provider
 
 from kdcube.local import process
 from kdcube.local.ports import free_port
@@ -180,3 +181,10 @@ def database_url(postgres_server: StoreServer, _migrated: str) -> Iterator[str]:
     yield postgres_server.url.replace("/kdcube", f"/{name}")
     if postgres_server.running:
         _admin(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def openid_provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenIdProvider]:
+    """A real OpenID provider, on a free port of this machine."""
+    with open_provider(tmp_path_factory.mktemp("openid") / "log") as provider:
+        yield provider
