@@ -20,11 +20,15 @@ class InvalidInput(KDCubeError):
 
 
 class StoreUnavailable(KDCubeError):
-    """A store cannot be reached or did not answer in time; the outcome of what was sent is unknown."""
+    """A store cannot be reached or did not answer in time; the outcome of what was sent is unknown.
 
-    def __init__(self, store: str, message: str) -> None:
+    ``refused``: nothing was sent, as the store is known to be away.
+    """
+
+    def __init__(self, store: str, message: str, *, refused: bool = False) -> None:
         super().__init__(f"{store}: {message}")
         self.store = store
+        self.refused = refused
 
 
 class EpochMismatch(KDCubeError):
