@@ -20,6 +20,7 @@ from kdcube.gateway.identity.authenticator import Authenticator, NobodyKnown
 from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.identity.sessions import Sessions
 from kdcube.gateway.identity.simple import TokenFile
+from kdcube.gateway.live import LiveGateway
 from kdcube.ingress.accepting import Accepting
 from kdcube.ingress.cancelling import Cancelling
 from kdcube.ingress.messages import Composer
@@ -84,20 +85,16 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         epochs = await enter(EpochWatch(connection, subscriber, keys).watching())
         turns = await enter(Turns(database, *scope))
         conversations = Conversations(database, *scope)
-        limits = admission_limits(gateway)
-        queue = Queue(connection, keys, running_per_user=limits.running_per_user)
+        live = LiveGateway(gateway)
+        admission = Admission(connection, keys, admission_limits(gateway))
+        queue = Queue(connection, keys)
         feeds = Feeds(connection, keys)
         cancelling = Cancelling(turns, conversations, queue, epochs)
-        accepting = await enter(
-            Accepting(Admission(connection, keys, limits), queue, Workers(connection, keys), turns, epochs, cancelling)
-        )
-        composer = Composer(gateway, service.bundles)
+        accepting = await enter(Accepting(admission, queue, Workers(connection, keys), turns, epochs, cancelling))
+        composer = Composer(live, service.bundles)
         streams = await enter(
             Streams(
-                settings=StreamSettings(
-                    max_streams=gateway.limits.ingress.max_sse_connections_per_instance,
-                    keepalive_s=settings.keepalive_s,
-                ),
+                settings=StreamSettings(keepalive_s=settings.keepalive_s),
                 logs=EventLogs(connection, keys),
                 feeds=feeds,
                 queue=queue,
@@ -107,6 +104,13 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
                 keys=keys,
             )
         )
+
+        def enforce(config: GatewayConfig) -> None:
+            admission.limits = admission_limits(config)
+            queue.running_per_user = admission.limits.running_per_user
+            streams.max_streams = config.limits.ingress.max_sse_connections_per_instance
+
+        live.subscribe(enforce)
         callers = Callers(
             settings.auth,
             _authenticator(settings.auth),
@@ -115,12 +119,10 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             buckets=Buckets(),
             allows_origin=allows_origin(settings.cors),
         )
-        own_limits = gateway.limits.ingress
         about = ServiceRoutes(
             instance=name,
-            config_checksum=gateway.checksum,
+            live=live,
             checks=_checks(connection, database, epochs),
-            limits=own_limits,
             bundle_ids=sorted(service.bundles.bundles),
         )
         router = _router(
@@ -133,11 +135,11 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
                 turns,
                 conversations,
                 feeds,
-                max_body_bytes=own_limits.max_body_bytes,
+                live,
             ),
-            ConversationRoutes(callers, conversations, turns, composer, accepting, cancelling, feeds, own_limits),
-            ProfileRoutes(callers, conversations, gateway, service.bundles),
-            OpenAIRoutes(callers, composer, accepting, cancelling, streams, service.bundles, own_limits),
+            ConversationRoutes(callers, conversations, turns, composer, accepting, cancelling, feeds, live),
+            ProfileRoutes(callers, conversations, live, service.bundles),
+            OpenAIRoutes(callers, composer, accepting, cancelling, streams, service.bundles, live),
             about,
         )
         edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error})

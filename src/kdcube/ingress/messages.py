@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from kdcube.config.bundles import BundleEntry, BundleRegistry
-from kdcube.config.gateway import GatewayConfig, Limits
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Forbidden
+from kdcube.gateway.live import LiveGateway
 from kdcube.ingress.requests import ClientId
 from kdcube.postgres.records import StoredTurn
 from kdcube.protocol.errors import InvalidInput
@@ -58,10 +58,10 @@ class Origin(msgspec.Struct, frozen=True):
 class Composer:
     """Makes envelopes for one tenant and project."""
 
-    def __init__(self, gateway: GatewayConfig, bundles: BundleRegistry) -> None:
-        self._tenant = gateway.tenant
-        self._project = gateway.project
-        self._limits: Limits = gateway.limits.ingress
+    def __init__(self, live: LiveGateway, bundles: BundleRegistry) -> None:
+        self._tenant = live.current.tenant
+        self._project = live.current.project
+        self._live = live
         self._bundles = bundles
 
     def compose(
@@ -150,17 +150,18 @@ class Composer:
         )
 
     def _check_content(self, text: str, payload: dict[str, Any]) -> None:
+        limits = self._live.current.limits.ingress
         if not text and not payload:
             raise InvalidInput("message.text", "the message is empty: give text, or a payload")
-        if len(text) > self._limits.max_text_chars:
-            raise InvalidInput("message.text", f"text has more than {self._limits.max_text_chars} characters")
+        if len(text) > limits.max_text_chars:
+            raise InvalidInput("message.text", f"text has more than {limits.max_text_chars} characters")
         if payload:
             try:
                 size_bytes = len(msgspec.msgpack.encode(payload))
             except OverflowError:
                 raise InvalidInput("message.payload", "payload has an integer of more than 64 bits") from None
-            if size_bytes > self._limits.max_payload_bytes:
-                raise InvalidInput("message.payload", f"payload takes more than {self._limits.max_payload_bytes} bytes")
+            if size_bytes > limits.max_payload_bytes:
+                raise InvalidInput("message.payload", f"payload takes more than {limits.max_payload_bytes} bytes")
 
     def _bundle(self, named: str | None, caller: Caller) -> BundleEntry:
         bundle_id = named or self._bundles.default_bundle_id

@@ -16,8 +16,10 @@ import uvloop
 
 from kdcube import __version__
 from kdcube.config.bundles import BundleRegistry
+from kdcube.config.gateway import GatewayConfig
 from kdcube.config.load import load
 from kdcube.config.proc import ProcSettings
+from kdcube.gateway.live import LiveGateway
 from kdcube.postgres.database import Database, open_database
 from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.locks import Leadership
@@ -60,6 +62,7 @@ class Proc:
     def __init__(self, settings: ProcSettings, *, lease_s: float = LEASE_S) -> None:
         self.settings = settings
         self._lease_s = lease_s
+        self.live = LiveGateway(settings.service.gateway)
         self._available = sorted(settings.service.bundles.bundles)
         """Bundles whose turns could run here; what loads at start is found out then."""
         self.worker: Worker
@@ -90,10 +93,9 @@ class Proc:
                 )
             )
             turns = await enter(Turns(self.database, *scope))
-            running_per_user = gateway.limits.proc.max_running_turns_per_user
-            queue = Queue(connection, keys, running_per_user=running_per_user, lease_s=self._lease_s)
+            queue = Queue(connection, keys, lease_s=self._lease_s)
             logs = EventLogs(connection, keys)
-            working_state = WorkingState(connection, keys, lease_s=queue.lease_s, running_per_user=running_per_user)
+            working_state = WorkingState(connection, keys, lease_s=queue.lease_s)
             await working_state.check_format()
             workers = Workers(connection, keys)
 
@@ -118,6 +120,13 @@ class Proc:
                 workers=workers,
                 queue_limit_s=gateway.limits.proc.max_queue_wait_seconds,
             )
+
+            def enforce(config: GatewayConfig) -> None:
+                limits = config.limits.proc
+                queue.running_per_user = working_state.running_per_user = limits.max_running_turns_per_user
+                reconciler.queue_limit_s = limits.max_queue_wait_seconds
+
+            self.live.subscribe(enforce)
             leader = Leader(leadership, connection=connection, workers=workers, reaper=reaper, reconciler=reconciler)
             leading = await enter(_owned(leader.run(), "maintenance"))
             epoch_watch = await enter(EpochWatch(connection, subscriber, keys).watching())
@@ -161,6 +170,7 @@ class Proc:
             )
             self.probes = Probes(
                 settings=settings,
+                live=self.live,
                 database=self.database,
                 connection=connection,
                 epoch_watch=epoch_watch,
@@ -202,6 +212,7 @@ class Proc:
             "instance": service.instance_id,
             "revision": service.revision,
             "version": __version__,
+            "config_checksum": self.live.checksum,
             "running": worker.running,
             "slots": slots,
             "bundles": self._available,

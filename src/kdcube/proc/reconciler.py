@@ -55,7 +55,7 @@ class Reconciler:
         self._queue = queue
         self._working_state = working_state
         self._workers = workers
-        self._queue_limit_s = queue_limit_s
+        self.queue_limit_s = queue_limit_s
         self._bundle_limit_s = bundle_limit_s
 
     async def ensure_epoch(self, facts: ServerFacts, *, on_rebuilt: Callable[[], None]) -> int:
@@ -108,7 +108,7 @@ class Reconciler:
     async def reconcile(self, epoch: int) -> None:
         """Puts back what Valkey lacks and ends what has waited too long."""
         await self._turns.settle_orphan_steers()
-        for row in await self._turns.queued_longer_than(int(self._queue_limit_s * 1000)):
+        for row in await self._turns.queued_longer_than(int(self.queue_limit_s * 1000)):
             await self._fail(row, epoch, _QUEUE_TIMEOUT)
         offered = {bundle for info in (await self._workers.live()).values() for bundle in info.get("bundles", ())}
         if offered:

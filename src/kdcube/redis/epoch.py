@@ -50,7 +50,7 @@ class WorkingState:
         self._keys = keys
         self._state = keys.state()
         self._lease_ms = int(lease_s * 1000)
-        self._running_per_user = running_per_user
+        self.running_per_user = running_per_user
 
     async def epoch(self) -> int | None:
         """The published epoch; None when Valkey is empty or being rebuilt."""
@@ -101,7 +101,7 @@ class WorkingState:
                     turn.claim_id,
                     turn.worker_id,
                     turn.steers,
-                    self._running_per_user,
+                    self.running_per_user,
                     self._lease_ms,
                     keys.channel_prefix,
                     secrets.token_hex(4),

@@ -121,7 +121,7 @@ class Queue:
         self._keys = keys
         self._state = keys.state()
         self._shares = shares
-        self._running_per_user = running_per_user
+        self.running_per_user = running_per_user
         self.lease_s = lease_s
         self._heartbeat_ttl_ms = int(heartbeat_ttl_s * 1000)
 
@@ -172,7 +172,7 @@ class Queue:
 
         ``only_expired``: only when the lease has run out and the turn has not started, as Valkey sees both.
         """
-        args = [epoch, turn_id, claim_id, int(only_expired), self._running_per_user]
+        args = [epoch, turn_id, claim_id, int(only_expired), self.running_per_user]
         return await _RELEASE(self._connection, self._state, args) == 1
 
     async def start(
@@ -255,7 +255,7 @@ class Queue:
                 state,
                 secrets.token_hex(4),
                 event,
-                self._running_per_user,
+                self.running_per_user,
                 LOG_TTL_S * 1000,
                 DONE_TTL_S * 1000,
                 int(lingers),
@@ -267,7 +267,7 @@ class Queue:
 
     async def exited(self, turn_id: str, claim_id: str, *, epoch: int) -> bool:
         """The host of a turn that ended with ``lingers`` has exited: its conversation goes on."""
-        return await _EXITED(self._connection, self._state, [epoch, turn_id, claim_id, self._running_per_user]) == 1
+        return await _EXITED(self._connection, self._state, [epoch, turn_id, claim_id, self.running_per_user]) == 1
 
     async def cancel(self, turn_id: str, *, epoch: int) -> bool:
         """Tells the turn's worker of a cancel that PostgreSQL has; False when no worker has the turn."""

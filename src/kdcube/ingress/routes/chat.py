@@ -14,6 +14,7 @@ from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import NotFound
 from kdcube.gateway.exchange import request_id_of
 from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reading import read_json, read_message
 from kdcube.ingress.accepting import Acceptance, Accepting
 from kdcube.ingress.cancelling import Cancelling
@@ -50,8 +51,7 @@ class ChatRoutes:
         turns: Turns,
         conversations: Conversations,
         feeds: Feeds,
-        *,
-        max_body_bytes: int,
+        live: LiveGateway,
     ) -> None:
         self._callers = callers
         self._composer = composer
@@ -61,11 +61,12 @@ class ChatRoutes:
         self._turns = turns
         self._conversations = conversations
         self._feeds = feeds
-        self._max_body_bytes = max_body_bytes
+        self._live = live
 
     async def send(self, request: Request) -> Response:
         caller = await self._callers.identify(request, opens=True)
-        message = (await read_message(request, _SEND, self._max_body_bytes)).message
+        max_bytes = self._live.current.limits.ingress.max_body_bytes
+        message = (await read_message(request, _SEND, max_bytes)).message
         origin = await self._origin(caller, message)
         envelope = self._composer.compose(
             message,

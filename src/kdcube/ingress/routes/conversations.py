@@ -16,6 +16,7 @@ from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Conflict, NotFound
 from kdcube.gateway.exchange import request_id_of
 from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reading import read_json
 from kdcube.ingress.accepting import Accepting
 from kdcube.ingress.cancelling import Cancelling, now_ms
@@ -52,7 +53,7 @@ class ConversationRoutes:
         accepting: Accepting,
         cancelling: Cancelling,
         feeds: Feeds,
-        limits: Limits,
+        live: LiveGateway,
     ) -> None:
         self._callers = callers
         self._conversations = conversations
@@ -61,7 +62,11 @@ class ConversationRoutes:
         self._accepting = accepting
         self._cancelling = cancelling
         self._feeds = feeds
-        self._limits = limits
+        self._live = live
+
+    @property
+    def _limits(self) -> Limits:
+        return self._live.current.limits.ingress
 
     async def list(self, request: Request) -> Response:
         caller = await self._callers.identify(request)

@@ -14,12 +14,12 @@ from starlette.types import Message as AsgiMessage
 from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.bundles import BundleRegistry
-from kdcube.config.gateway import Limits
 from kdcube.gateway.answers import json_response
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import NotFound, Unavailable
 from kdcube.gateway.exchange import request_id_of
 from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reading import read_json
 from kdcube.ingress.accepting import Accepting
 from kdcube.ingress.cancelling import Cancelling
@@ -50,7 +50,7 @@ class OpenAIRoutes:
         cancelling: Cancelling,
         streams: Streams,
         bundles: BundleRegistry,
-        limits: Limits,
+        live: LiveGateway,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -60,7 +60,7 @@ class OpenAIRoutes:
         self._cancelling = cancelling
         self._streams = streams
         self._bundles = bundles.bundles
-        self._limits = limits
+        self._live = live
         self._clock = clock
         self._since_s = int(clock())
 
@@ -78,8 +78,9 @@ class OpenAIRoutes:
 
     async def complete(self, request: Request) -> ASGIApp:
         caller = await self._identify(request)
-        body = await read_json(request, _CHAT, self._limits.max_body_bytes)
-        asked = understand(body, self._limits)
+        limits = self._live.current.limits.ingress
+        body = await read_json(request, _CHAT, limits.max_body_bytes)
+        asked = understand(body, limits)
         if body.model not in self._bundles:
             raise _no_model(body.model)
         self._streams.check_room()  # afterwards the turn is there, and nothing may refuse to show it

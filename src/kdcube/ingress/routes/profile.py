@@ -10,10 +10,10 @@ from starlette.responses import Response
 from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.bundles import BundleRegistry
-from kdcube.config.gateway import GatewayConfig
 from kdcube.gateway.answers import json_response
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.live import LiveGateway
 from kdcube.ingress.messages import may_use
 from kdcube.postgres.conversations import Conversations
 from kdcube.protocol.errors import StoreUnavailable
@@ -25,18 +25,18 @@ class ProfileRoutes:
     """``/profile`` and ``/bundles``."""
 
     def __init__(
-        self, callers: Callers, conversations: Conversations, gateway: GatewayConfig, bundles: BundleRegistry
+        self, callers: Callers, conversations: Conversations, live: LiveGateway, bundles: BundleRegistry
     ) -> None:
         self._callers = callers
         self._conversations = conversations
-        self._rates = gateway.rate_limits.ingress
-        self._limits = gateway.limits.ingress
+        self._live = live
         self._bundles = bundles
 
     async def profile(self, request: Request) -> Response:
         caller = await self._callers.identify(request, opens=True, replaces=True)
         moved = await self._take_over(caller)
-        rate = self._rates.of(caller.user_type)
+        gateway = self._live.current
+        rate, limits = gateway.rate_limits.ingress.of(caller.user_type), gateway.limits.ingress
         body: dict[str, Any] = {
             "user_type": caller.user_type,
             "user_id": caller.user_id,
@@ -48,9 +48,9 @@ class ProfileRoutes:
                 "burst": rate.burst,
                 "burst_window_s": rate.burst_window,
                 "hourly": rate.hourly,
-                "max_text_chars": self._limits.max_text_chars,
-                "max_payload_bytes": self._limits.max_payload_bytes,
-                "max_body_bytes": self._limits.max_body_bytes,
+                "max_text_chars": limits.max_text_chars,
+                "max_payload_bytes": limits.max_payload_bytes,
+                "max_body_bytes": limits.max_body_bytes,
             },
             "bundles": [self._bundle(id_) for id_, entry in self._bundles.bundles.items() if may_use(caller, entry)],
             "default_bundle_id": self._bundles.default_bundle_id,

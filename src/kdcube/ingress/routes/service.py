@@ -11,9 +11,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kdcube.config.gateway import Limits
+from kdcube.config.gateway import GatewayConfig
 from kdcube.gateway.answers import json_response
 from kdcube.gateway.exchange import request_id_of
+from kdcube.gateway.live import LiveGateway
 from kdcube.ingress.openapi import openapi_document
 from kdcube.protocol.errors import KDCubeError
 
@@ -30,20 +31,25 @@ class ServiceRoutes:
         self,
         *,
         instance: str,
-        config_checksum: str,
+        live: LiveGateway,
         checks: Mapping[str, Check],
-        limits: Limits,
         bundle_ids: Sequence[str],
     ) -> None:
         self._about = {
             "service": "ingress",
             "instance": instance,
             "version": importlib.metadata.version("kdcube"),
-            "config_checksum": config_checksum,
         }
+        self._live = live
         self._checks = checks
-        self._document = msgspec.json.encode(openapi_document(self._about["version"], limits, bundle_ids))
+        self._bundle_ids = bundle_ids
+        self._document: bytes | None = None
         self.draining = False
+        live.subscribe(self._reconfigured)
+
+    def _reconfigured(self, gateway: GatewayConfig) -> None:
+        self._about["config_checksum"] = self._live.checksum
+        self._document = None
 
     async def health(self, request: Request) -> Response:
         return json_response({"status": "alive", **self._about})
@@ -69,6 +75,9 @@ class ServiceRoutes:
         return answer
 
     async def openapi(self, request: Request) -> Response:
+        if self._document is None:
+            limits = self._live.current.limits.ingress
+            self._document = msgspec.json.encode(openapi_document(self._about["version"], limits, self._bundle_ids))
         return Response(self._document, media_type="application/json")
 
 

@@ -51,6 +51,8 @@ class Streams:
         clock: Clock | None = None,
     ) -> None:
         self._settings = settings = settings or StreamSettings()
+        self.max_streams = settings.max_streams
+        """May be changed: what is open stays open."""
         self._clock = clock = clock or Clock()
         self._feeds = feeds
         self._turns = turns
@@ -164,7 +166,7 @@ class Streams:
         """Raises Unavailable when no stream may be opened."""
         if self._draining:
             raise Unavailable("This process is being replaced; connect again.", retry_after_s=1.0, error="draining")
-        if len(self._open) + self._opening >= self._settings.max_streams:
+        if len(self._open) + self._opening >= self.max_streams:
             raise Unavailable(
                 "This process has as many streams as it may.", retry_after_s=_FULL_RETRY_S, error="too_many_streams"
             )

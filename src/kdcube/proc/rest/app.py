@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from kdcube import __version__
 from kdcube.config.proc import ProcSettings
+from kdcube.gateway.live import LiveGateway
 from kdcube.postgres.database import Database
 from kdcube.proc.bundles.pool import HostPool
 from kdcube.proc.worker import Worker
@@ -26,6 +27,7 @@ class Probes:
     """What is asked about proc, and of what."""
 
     settings: ProcSettings
+    live: LiveGateway
     database: Database
     connection: Connection
     epoch_watch: EpochWatch
@@ -51,7 +53,7 @@ class Probes:
             "service": "proc",
             "instance": service.instance_id,
             "version": __version__,
-            "config_checksum": service.gateway.checksum,
+            "config_checksum": self.live.checksum,
             "slots": self.worker.slots,
             "running": self.worker.running,
             "bundles": [
