@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeAlias
 
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.routing import Route, Router
+from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdcube.config.auth import AuthProvider, AuthSettings
@@ -21,6 +18,7 @@ from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.identity.sessions import Sessions
 from kdcube.gateway.identity.simple import TokenFile
 from kdcube.gateway.live import LiveGateway
+from kdcube.gateway.routing import no_route, route
 from kdcube.ingress.accepting import Accepting
 from kdcube.ingress.cancelling import Cancelling
 from kdcube.ingress.messages import Composer
@@ -191,51 +189,26 @@ def _router(
     turn = one + "/turns/{turn_id}"
     return Router(
         [
-            _route("/sse/chat", POST=chat.send),
-            _route("/sse/stream", GET=chat.user_stream),
-            _route("/turns/{turn_id}/stream", GET=chat.turn_stream),
-            _route("/sse/cancel", POST=chat.cancel),
-            _route("/sse/conv_status.get", POST=chat.conversation_status),
-            _route("/profile", GET=profile.profile),
-            _route("/bundles", GET=profile.bundles),
-            _route("/conversations", GET=conversations.list),
-            _route(one, GET=conversations.fetch, PATCH=conversations.patch, DELETE=conversations.delete),
-            _route(one + "/restore", POST=conversations.restore),
-            _route(one + "/export", GET=conversations.export),
-            _route(turn + "/feedback", PUT=conversations.feedback),
-            _route(turn + "/retry", POST=conversations.retry),
-            _route("/v1/models", GET=openai.models),
-            _route("/v1/models/{model}", GET=openai.model),
-            _route("/v1/chat/completions", POST=openai.complete),
-            _route("/health", GET=service.health),
-            _route("/ready", GET=service.ready),
-            _route("/openapi.json", GET=service.openapi),
+            route("/sse/chat", POST=chat.send),
+            route("/sse/stream", GET=chat.user_stream),
+            route("/turns/{turn_id}/stream", GET=chat.turn_stream),
+            route("/sse/cancel", POST=chat.cancel),
+            route("/sse/conv_status.get", POST=chat.conversation_status),
+            route("/profile", GET=profile.profile),
+            route("/bundles", GET=profile.bundles),
+            route("/conversations", GET=conversations.list),
+            route(one, GET=conversations.fetch, PATCH=conversations.patch, DELETE=conversations.delete),
+            route(one + "/restore", POST=conversations.restore),
+            route(one + "/export", GET=conversations.export),
+            route(turn + "/feedback", PUT=conversations.feedback),
+            route(turn + "/retry", POST=conversations.retry),
+            route("/v1/models", GET=openai.models),
+            route("/v1/models/{model}", GET=openai.model),
+            route("/v1/chat/completions", POST=openai.complete),
+            route("/health", GET=service.health),
+            route("/ready", GET=service.ready),
+            route("/openapi.json", GET=service.openapi),
         ],
         redirect_slashes=False,
-        default=_no_route,
+        default=no_route,
     )
-
-
-Handler: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]
-
-
-class _Endpoint:
-    """The handlers of one path by method, as ASGI: the edge sees what they raise, and nothing stands in between."""
-
-    def __init__(self, handlers: Mapping[str, Handler]) -> None:
-        self._handlers = handlers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        method = scope["method"]
-        handler = self._handlers["GET" if method == "HEAD" else method]
-        response = await handler(Request(scope, receive, send))
-        await response(scope, receive, send)
-
-
-def _route(path: str, **handlers: Handler) -> Route:
-    """One route for all methods of a path, so that a refusal of another one can name them."""
-    return Route(path, _Endpoint(handlers), methods=[*handlers])
-
-
-async def _no_route(scope: Scope, receive: Receive, send: Send) -> None:
-    raise HTTPException(404)
