@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, SecretStr, Strict, ValidationError
-from pydantic_core import ErrorDetails
 
+from kdcube.config.documents import DOCUMENT_MAX_BYTES, UnreadableDocument, read_json
+from kdcube.config.findings import findings_of
 from kdcube.protocol.errors import ConfigurationError
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
-_SHOWN_ERRORS = 3
-_JSON_MAX_BYTES = 1024 * 1024
 
 Whole = Annotated[int, Strict()]
 Number = Annotated[float, Strict()]
@@ -109,30 +108,25 @@ class Environment:
 
 
 def parse_document(name: str, model: type[Model], text: str) -> Model:
-    """``text`` as a ``model``. Raises ConfigurationError with the path of each field that is wrong, not its value."""
+    """``text`` as a ``model``. Raises ConfigurationError with the path of each field that is wrong, and no text of it:
+    it may hold credentials.
+    """
     try:
-        return model.model_validate_json(text)
+        return model.model_validate(read_json(text))
+    except UnreadableDocument as error:
+        raise ConfigurationError(name, str(error)) from None
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        told = "; ".join(_told(detail) for detail in found[:_SHOWN_ERRORS])
-        more = f"; and {len(found) - _SHOWN_ERRORS} more" if len(found) > _SHOWN_ERRORS else ""
-        raise ConfigurationError(name, told + more) from None
-
-
-def _told(detail: ErrorDetails) -> str:
-    where = ".".join(str(part) for part in detail["loc"])
-    what = "unknown field; remove it or correct its name" if detail["type"] == "extra_forbidden" else detail["msg"]
-    return f"{where}: {what}" if where else what
+        raise ConfigurationError(name, "; ".join(map(str, findings_of(error, model, values=False)))) from None
 
 
 def _read_file(name: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
-            content = file.read(_JSON_MAX_BYTES + 1)
+            content = file.read(DOCUMENT_MAX_BYTES + 1)
         text = content.decode()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigurationError(name, f"cannot read {path}: {reason}; give JSON, or the path of a JSON file") from None
-    if len(content) > _JSON_MAX_BYTES:
-        raise ConfigurationError(name, f"{path} is larger than {_JSON_MAX_BYTES} bytes")
+    if len(content) > DOCUMENT_MAX_BYTES:
+        raise ConfigurationError(name, f"{path} is larger than {DOCUMENT_MAX_BYTES} bytes")
     return text
