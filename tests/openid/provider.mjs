@@ -208,7 +208,9 @@ const orders = {
     const jwk = key === 'foreign' ? foreign : keys.find(({ alg }) => alg === key);
     const protectedHeader = { alg: jwk.alg, typ: 'at+jwt', kid: jwk.kid, ...header };
     for (const [name, value] of Object.entries(protectedHeader)) if (value === null) delete protectedHeader[name];
-    const token = await new SignJWT(claims).setProtectedHeader(protectedHeader).sign(await importJWK(jwk, jwk.alg));
+    const crit = Object.fromEntries((header.crit ?? []).map((name) => [name, true]));
+    const signing = new SignJWT(claims).setProtectedHeader(protectedHeader);
+    const token = await signing.sign(await importJWK(jwk, jwk.alg), { crit });
     return { token };
   },
   // Client metadata as for registration; answers with it. Without token_endpoint_auth_method it is confidential.

@@ -11,6 +11,7 @@ from typing import Annotated, Self, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 from kdcube.config.environment import Environment, Whole
+from kdcube.config.openid import OpenIdSettings, read_cognito, read_oidc
 from kdcube.protocol.errors import ConfigurationError
 
 Network: TypeAlias = IPv4Network | IPv6Network
@@ -22,7 +23,12 @@ class AuthProvider(StrEnum):
     """Where identities come from. ``none``: everybody is anonymous."""
 
     SIMPLE = "simple"
+    OIDC = "oidc"
+    COGNITO = "cognito"
     NONE = "none"
+
+
+_READ_OPENID = {AuthProvider.OIDC: read_oidc, AuthProvider.COGNITO: read_cognito}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,8 @@ class AuthSettings:
     provider: AuthProvider
     idp_db_path: Path | None
     """For ``simple``: a JSON file ``{token: {sub, username, email, roles[]}}``. None: no token is known."""
+    openid: OpenIdSettings | None
+    """For ``oidc`` and ``cognito``."""
     anonymous: bool
     """Whether callers without a token are served."""
     id_token_header: str
@@ -42,9 +50,12 @@ class AuthSettings:
     def read(cls, environment: Environment) -> Self:
         idp_db_path = environment.path("IDP_DB_PATH")
         default = AuthProvider.NONE if idp_db_path is None else AuthProvider.SIMPLE
+        provider = environment.choice("AUTH_PROVIDER", AuthProvider, default)
+        read_openid = _READ_OPENID.get(provider)
         return cls(
-            provider=environment.choice("AUTH_PROVIDER", AuthProvider, default),
+            provider=provider,
             idp_db_path=idp_db_path,
+            openid=read_openid and read_openid(environment),
             anonymous=environment.flag("KDCUBE_ANONYMOUS", True),
             id_token_header=environment.text("ID_TOKEN_HEADER_NAME", "X-ID-Token"),
             token_cookie=environment.text("AUTH_TOKEN_COOKIE_NAME", "__Secure-LATC"),

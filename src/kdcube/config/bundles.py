@@ -14,8 +14,13 @@ from kdcube.protocol.turns import UserType
 
 VARIABLE = "AGENTIC_BUNDLES_JSON"
 
-_NEVER_GRANTED = frozenset({"REDIS_URL", "DATABASE_URL", "POSTGRES_PASSWORD", "KDCUBE_SESSION_SECRET"})
-"""Proc alone holds the credentials of the stores, and nobody but ingress signs sessions."""
+_NEVER_GRANTED = frozenset(
+    {
+        *("REDIS_URL", "DATABASE_URL", "POSTGRES_PASSWORD", "KDCUBE_SESSION_SECRET"),
+        *("OIDC_CLIENT_SECRET", "PROXYLOGIN_ENCRYPTION_KEYS"),
+    }
+)
+"""Proc alone holds the credentials of the stores, and nobody but the services signs people in."""
 
 SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 

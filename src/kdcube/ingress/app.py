@@ -8,15 +8,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kdcube.config.auth import AuthProvider, AuthSettings
 from kdcube.config.gateway import GatewayConfig
 from kdcube.config.ingress import IngressSettings
 from kdcube.gateway.edge import Edge, allows_origin, with_cors
 from kdcube.gateway.identity.addresses import Addresses, Buckets
-from kdcube.gateway.identity.authenticator import Authenticator, NobodyKnown
 from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.identity.opening import open_authenticator
 from kdcube.gateway.identity.sessions import Sessions
-from kdcube.gateway.identity.simple import TokenFile
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.routing import no_route, route
 from kdcube.ingress.accepting import Accepting
@@ -111,7 +109,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         live.subscribe(enforce)
         callers = Callers(
             settings.auth,
-            _authenticator(settings.auth),
+            await enter(open_authenticator(settings.auth)),
             Sessions(settings.session_secret.get_secret_value(), *scope),
             addresses=Addresses(settings.trusted_proxies),
             buckets=Buckets(),
@@ -160,12 +158,6 @@ def admission_limits(gateway: GatewayConfig) -> AdmissionLimits:
         running_per_user=gateway.limits.proc.max_running_turns_per_user,
         live_per_user=gateway.limits.proc.max_live_turns_per_user,
     )
-
-
-def _authenticator(auth: AuthSettings) -> Authenticator:
-    if auth.provider is AuthProvider.SIMPLE and auth.idp_db_path is not None:
-        return TokenFile(auth.idp_db_path)
-    return NobodyKnown()
 
 
 def _checks(connection: Connection, database: Database, epochs: EpochWatch) -> dict[str, Check]:

@@ -103,7 +103,7 @@ def test_a_database_url_is_taken_as_it_is(url):
         ("CHAT_APP_PORT", "http", "is 'http'"),
         ("KDCUBE_KEEPALIVE_SEC", "nan", "give seconds from"),
         ("LOG_LEVEL", "loud", "give one of debug, info, warning, error"),
-        ("AUTH_PROVIDER", "cognito", "give one of simple, none"),
+        ("AUTH_PROVIDER", "saml", "give one of simple, oidc, cognito, none"),
         ("KDCUBE_ANONYMOUS", "maybe", "give 1 or 0"),
         ("CORS_CONFIG", '{"allow_origins": "*", "allow_credentials": true}', "name the origins"),
         ("CORS_CONFIG", '{"origins": []}', "origins: unknown field"),

@@ -25,15 +25,19 @@ class Identity:
 class Authenticator(Protocol):
     """Tells whose a token is."""
 
-    async def authenticate(self, token: str) -> Identity | None:
-        """None for a token that proves nothing. Raises StoreUnavailable when that cannot be told now."""
+    async def authenticate(self, token: str | None, id_token: str | None = None) -> Identity | None:
+        """Whose the tokens of one place of a request are; one of the two is there.
+
+        ``token`` says what its holder may do, ``id_token`` who they are; both must be of the same user. None when one
+        of them proves nothing. Raises StoreUnavailable or Unavailable when that cannot be told now.
+        """
         ...
 
 
 class NobodyKnown:
     """The Authenticator of an installation without an identity provider: no token is valid."""
 
-    async def authenticate(self, token: str) -> Identity | None:
+    async def authenticate(self, token: str | None, id_token: str | None = None) -> Identity | None:
         return None
 
 

@@ -23,9 +23,12 @@ SESSION_QUERY = "user_session_id"
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class _Token(NamedTuple):
-    value: str
-    from_cookie: bool
+class _Tokens(NamedTuple):
+    """What one place of the request holds: at least one of the two."""
+
+    token: str | None
+    id_token: str | None
+    from_cookie: bool = False
 
 
 class Callers:
@@ -57,12 +60,12 @@ class Callers:
         ``replaces``: so does one whose anonymous session has expired. ``query_tokens``: tokens may be in the query,
         for an EventSource. Raises Unauthorised, Forbidden, RateLimited.
         """
-        token = self._token(request, query_tokens)
+        tokens = self._tokens(request, query_tokens)
         cookie = self._cookie_session(request)
-        if token is not None:
-            if token.from_cookie:
+        if tokens is not None:
+            if tokens.from_cookie:
                 self._refuse_cross_site(request)
-            identity = await self._authenticator.authenticate(token.value)
+            identity = await self._authenticator.authenticate(tokens.token, tokens.id_token)
             if identity is None:
                 raise Unauthorised("The token is not valid, or not any more.", error="invalid_token")
             return self._signed_in(request, identity, cookie)
@@ -121,22 +124,23 @@ class Callers:
         _set_cookie(request, session)
         return session
 
-    def _token(self, request: Request, query: bool) -> _Token | None:
-        """The first that is there: Authorization, id-token header, query, cookies."""
+    def _tokens(self, request: Request, query: bool) -> _Tokens | None:
+        """Those of the first place that has any: headers, query, cookies. Places are never mixed: a cookie may be of
+        somebody who was signed in here before.
+        """
         scheme, _, value = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return _Token(value.strip(), False)
-        header = request.headers.get(self._auth.id_token_header)
-        if header:
-            return _Token(header, False)
+        bearer = value.strip() if scheme.lower() == "bearer" else None
+        id_token = request.headers.get(self._auth.id_token_header) or None
+        if bearer is not None or id_token:
+            return _Tokens(bearer, id_token)
         if query:
-            for name in ("bearer_token", "id_token"):
-                if value := request.query_params.get(name):
-                    return _Token(value, False)
-        for name in (self._auth.token_cookie, self._auth.id_token_cookie):
-            if value := request.cookies.get(name):
-                return _Token(value, True)
-        return None
+            given = request.query_params
+            if tokens := _tokens_of(given.get("bearer_token"), given.get("id_token")):
+                return tokens
+        cookies = request.cookies
+        return _tokens_of(
+            cookies.get(self._auth.token_cookie), cookies.get(self._auth.id_token_cookie), from_cookie=True
+        )
 
     def _cookie_session(self, request: Request) -> AnonymousSession | None:
         value = request.cookies.get(SESSION_COOKIE)
@@ -148,6 +152,10 @@ class Callers:
             return
         if not self._allows_origin(request.headers.get("origin", "")):
             raise Forbidden("Another site's page may not act for the user.", error="cross_site")
+
+
+def _tokens_of(token: str | None, id_token: str | None, *, from_cookie: bool = False) -> _Tokens | None:
+    return _Tokens(token or None, id_token or None, from_cookie) if token or id_token else None
 
 
 def _presented(request: Request) -> str | None:
