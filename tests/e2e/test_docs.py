@@ -48,7 +48,7 @@ async def test_any_folder_its_changes_and_a_model(new_stack, connect, tmp_path):
         client = connect(stack, "token-alice")
         first = await client.sent("When do I feed the parrot?")
         events = await client.ended(first["task_id"])
-        assert answer(events) == "At seven [1].\n\n**Sources**\n\n- [1] `care.md` › Feeding"
+        assert answer(events) == "At seven [1]."
         assert [citation["uri"] for citation in citations(events)] == ["care.md#feeding"]
         (usage,) = [event.data["data"] for event in events if event.type == "turn.usage"]
         assert usage["model"] == "model-1"

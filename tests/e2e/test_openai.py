@@ -95,12 +95,15 @@ async def test_with_the_prefix_and_without(models_stack: Stack) -> None:
 
 # --- answers
 
+RICH = "Run make up [1].\n\nSources:\n\n[1] docs/guide.md (Start)"
+"""Of a client that knows nothing of citations."""
+
 
 def test_an_answer_in_one_piece(models_stack: Stack) -> None:
     with OpenAI(base_url=models_stack.ingress[0] + "/v1", api_key="token-alice") as client:
         answer = client.chat.completions.create(model=MODEL, messages=user("rich"))
     (choice,) = answer.choices
-    assert (choice.message.role, choice.message.content) == ("assistant", "Run make up [1].")
+    assert (choice.message.role, choice.message.content) == ("assistant", RICH)
     assert choice.message.model_extra == {"reasoning_content": "Let me think."}
     assert choice.finish_reason == "stop"
     assert answer.model == MODEL
@@ -125,7 +128,7 @@ def test_a_stream(models_stack: Stack) -> None:
     first, *_, last, usage = chunks
     assert (first.choices[0].delta.role, first.choices[0].delta.content) == ("assistant", "")
     deltas = [chunk.choices[0].delta for chunk in chunks[:-1]]
-    assert "".join(delta.content or "" for delta in deltas) == "Run make up [1]."
+    assert "".join(delta.content or "" for delta in deltas) == RICH
     assert "".join((delta.model_extra or {}).get("reasoning_content", "") for delta in deltas) == "Let me think."
     assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 2) + ["stop"]
     assert last.model_extra["kdcube"]["citations"][0]["uri"] == "docs/guide.md"
@@ -491,7 +494,7 @@ async def test_pydantic_ai_streams_with_thoughts_and_usage(agent: Any) -> None:
     async with agent().run_stream("rich") as result:
         told = [text async for text in result.stream_text(delta=True, debounce_by=None)]
         usage = result.usage
-    assert "".join(told) == "Run make up [1]."
+    assert "".join(told) == RICH
     assert (usage.input_tokens, usage.output_tokens) == (110, 24)
     reply = result.all_messages()[-1]
     assert isinstance(reply, ModelResponse)

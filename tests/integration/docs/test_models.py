@@ -56,8 +56,7 @@ def step(result, name: str) -> dict:
 async def test_the_model_writes_over_what_was_found(ask, server, provider, secrets):
     server.answers = [says(provider, "Use citric", " acid [", "1]", ", and rinse", " twice [1, 9].")]
     result = await ask(QUESTION, secrets=secrets)
-    assert result.answer.startswith("Use citric acid [1], and rinse twice [1].\n\n**Sources**\n")
-    assert result.answer.endswith("- [1] `manuals/coffee-machine.pdf` › Descaling")
+    assert result.answer == "Use citric acid [1], and rinse twice [1]."
     assert [(cite["n"], cite["uri"]) for cite in result.citations] == [(1, "manuals/coffee-machine.pdf#page=2")]
     assert result.usage == [{"model": "model-1", "input_tokens": USAGE[0], "output_tokens": USAGE[1]}]
     assert step(result, "model")["status"] == "completed"

@@ -38,14 +38,6 @@ def test_the_answer_goes_out_and_the_rest_beside_it():
     assert err == "queued: position 2, about 1 s\nSearched\n"
 
 
-def test_sources_that_the_answer_lists_are_not_listed_again():
-    listed = {"n": 1, "title": "Start", "uri": "docs/start.md#up", "heading": "Up", "quote": "make up"}
-    other = {"n": 2, "title": "End", "uri": "docs/end.md", "heading": "Down", "quote": None}
-    answer = "See docs/end.md [2], and [1].\n\n**Sources**\n\n- [1] `docs/start.md` › Up\n"
-    out, _ = shown(PlainView, start(), delta(answer), service("turn.citations", [listed, other]), complete())
-    assert out == answer + "\nSources:\n[2] docs/end.md › Down\n"
-
-
 def test_sources_are_listed_below_the_answer():
     citation = {"n": 1, "title": "Start", "uri": "docs/start.md", "heading": "Up", "quote": "make\nup"}
     out, _ = shown(PlainView, start(), delta("Yes [1]\n"), service("turn.citations", [citation]), complete())

@@ -8,7 +8,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from kdcube.cli.chat.view import ending, harmless, queued, quote, source, step_of, unlisted, when
+from kdcube.cli.chat.view import ending, harmless, queued, quote, source, step_of, when
 from kdcube.client import Accepted, ConversationItem, Event, Reading, Turn
 
 
@@ -68,9 +68,9 @@ class PlainView(_Streams):
         self._line_end()
         if reading is None:
             return
-        if citations := unlisted(reading.citations, reading.answer):
+        if reading.citations:
             self._print("\nSources:\n")
-            for citation in citations:
+            for citation in reading.citations:
                 self._print(f"[{citation.n}] {source(citation)}\n")
                 if told := quote(citation):
                     self._print(f'    "{told}"\n')

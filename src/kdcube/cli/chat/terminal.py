@@ -11,7 +11,7 @@ from typing import Self
 
 from kdcube.cli.chat.markdown import Blocks, Painter
 from kdcube.cli.chat.screen import Screen
-from kdcube.cli.chat.view import ending, harmless, queued, quote, source, step_of, unlisted, when
+from kdcube.cli.chat.view import ending, harmless, queued, quote, source, step_of, when
 from kdcube.client import Accepted, Citation, ConversationItem, Event, Reading, Turn
 
 _FRAME_S = 1 / 20
@@ -99,7 +99,7 @@ class TerminalView:
         self._screen.status("")
         if reading is None:
             return
-        self._sources(unlisted(reading.citations, reading.answer))
+        self._sources(reading.citations)
         for artifact in reading.artifacts:
             self._aside(f"▤ {artifact.get('name')}  {artifact.get('url', '')}", _DIM)
         if reading.followups:
@@ -224,7 +224,7 @@ class TerminalView:
         self._aside(f"› {turn.message}", "bold", space=True)
         if turn.answer.strip():
             self._screen.print("\n" + self._painter.markdown(harmless(turn.answer), self._screen.columns))
-        self._sources(unlisted((citation for group in turn.citations for citation in group), turn.answer))
+        self._sources([citation for group in turn.citations for citation in group])
         if turn.state in ("failed", "cancelled", "interrupted"):
             self._aside(turn.state, "yellow")
 

@@ -90,15 +90,6 @@ def ending(reading: Reading) -> str | None:
             return f"failed: {told}" if told else "failed"
 
 
-def unlisted(citations: Iterable[Citation], answer: str) -> list[Citation]:
-    """Those that the answer does not list itself, on a line that begins with the number."""
-    return [
-        citation
-        for citation in citations
-        if not re.search(rf"^\W*\[{citation.n}\].*{re.escape(_place(citation))}", answer, re.MULTILINE)
-    ]
-
-
 def _place(citation: Citation) -> str:
     if "://" in citation.uri:
         return citation.uri

@@ -16,7 +16,6 @@ class Citations:
         self._turn = turn
         self._base_uri = base_uri
         self._numbers: dict[tuple[str, str], int] = {}
-        self._lines: list[str] = []
 
     async def number(self, passage: Passage, quote: str) -> int:
         """The number of the passage's place; a new place is cited with this quote."""
@@ -29,13 +28,7 @@ class Citations:
                 heading=passage.heading or None,
                 quote=shortened(plain(quote), _MAX_QUOTE_CHARS),
             )
-            self._lines.append(f"- [{self._numbers[place]}] {source_line(passage)}")
         return self._numbers[place]
-
-    @property
-    def sources(self) -> str:
-        """The list for the end of an answer; empty when nothing was cited."""
-        return "\n".join(("\n\n**Sources**\n", *self._lines)) if self._lines else ""
 
 
 def source_line(passage: Passage) -> str:

@@ -28,7 +28,6 @@ async def reply_from_documents(turn: Turn, found: Found, citations: Citations) -
         await turn.delta("\n\nMore on it:\n")
     for point in answer.more:
         await turn.delta(await _said(point, citations, "\n- "))
-    await turn.delta(citations.sources)
     await turn.step("compose", "Put the answer together", "completed")
     if questions := _followups(found, answer):
         await turn.followups(questions)

@@ -42,7 +42,6 @@ async def reply_by_model(
         else:
             await say_without_answer(turn, found, name)
         return
-    await turn.delta(citations.sources)
     await turn.step("model", f"{granted.model} has answered", "completed")
 
 

@@ -128,6 +128,21 @@ def test_an_answer_in_one_piece() -> None:
     assert body["kdcube"] == {"turn_id": "t1", "conversation_id": "c1", "citations": [{"n": 1}]}
 
 
+def test_sources_stand_below_the_answer() -> None:
+    told = [
+        {"n": 1, "title": "Guide", "uri": "docs/guide.md#up", "heading": "Up"},
+        {"n": 2, "title": "", "uri": "https://example.org/a"},
+        {"n": "of another shape"},
+    ]
+    lines = [start(), delta("Yes [1]."), service("turn.citations", told), end("Yes [1].")]
+    sources = "\n\nSources:\n\n[1] docs/guide.md#up (Up)\n[2] https://example.org/a"
+    whole = completion(whole=True)
+    whole.take(lines)
+    assert whole.body()["choices"][0]["message"]["content"] == "Yes [1]." + sources
+    chunks = events(completion().take(lines))[:-1]
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "Yes [1]." + sources
+
+
 def test_an_answer_in_one_piece_is_the_last_attempts() -> None:
     whole = completion(whole=True)
     whole.take([start(1), delta("one"), start(2), delta("two"), end("two")])

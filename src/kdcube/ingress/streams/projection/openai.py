@@ -50,6 +50,18 @@ class _Usage(msgspec.Struct):
     output_tokens: int = 0
 
 
+class _Citation(msgspec.Struct):
+    n: int
+    uri: str
+    title: str = ""
+    heading: str | None = None
+
+    @property
+    def line(self) -> str:
+        within = self.heading or self.title
+        return f"[{self.n}] {self.uri or self.title}" + (f" ({within})" if self.uri and within else "")
+
+
 _DELTA = msgspec.json.Decoder(_DeltaBody)
 
 
@@ -139,7 +151,7 @@ class Completion:
 
     def body(self) -> Json:
         """The answer in one piece. It ``ended`` without a ``failure``."""
-        message: Json = {"role": "assistant", "content": self._fold.text(), "refusal": None}
+        message: Json = {"role": "assistant", "content": self._fold.text() + self._sources(), "refusal": None}
         if thinking := self._fold.text("thinking"):
             message["reasoning_content"] = thinking
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": self._finish_reason}
@@ -197,6 +209,8 @@ class Completion:
         if self.ended:
             return
         self.ended = True
+        self._say("answer", self._sources())
+        self._flush()
         self._greet()
         self._chunk({}, self._finish_reason, kdcube=self._more())
         if self._include_usage:
@@ -254,10 +268,21 @@ class Completion:
         completion = sum(call.output_tokens for call in calls)
         return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
+    def _citations(self) -> list[Any]:
+        return [citation for citations in self._told("turn.citations", list[Any]) for citation in citations]
+
+    def _sources(self) -> str:
+        """What the numbers in the answer stand for: clients of OpenAI's API know of no citations."""
+        lines: list[str] = []
+        for told in self._citations():
+            with suppress(msgspec.ValidationError):
+                lines.append(msgspec.convert(told, _Citation).line)
+        return "\n".join(("\n\nSources:\n", *lines)) if lines else ""
+
     def _more(self) -> Json:
         snapshot = self._fold.snapshot()
         more: Json = {
-            "citations": [citation for citations in self._told("turn.citations", list[Any]) for citation in citations],
+            "citations": self._citations(),
             "followups": [question for questions in self._told("turn.followups", list[Any]) for question in questions],
             "steps": [{name: step.get(name) for name in ("step", "title", "status")} for step in snapshot.steps],
         }
