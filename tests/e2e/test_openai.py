@@ -499,7 +499,7 @@ async def test_pydantic_ai_streams_with_thoughts_and_usage(agent: Any) -> None:
     reply = result.all_messages()[-1]
     assert isinstance(reply, ModelResponse)
     assert [part.content for part in reply.parts if isinstance(part, ThinkingPart)] == ["Let me think."]
-    assert [part.content for part in reply.parts if isinstance(part, TextPart)] == ["Run make up [1]."]
+    assert [part.content for part in reply.parts if isinstance(part, TextPart)] == [RICH]
 
 
 async def test_pydantic_ai_reads_the_errors(agent: Any) -> None:
