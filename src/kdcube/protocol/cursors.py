@@ -15,8 +15,8 @@ MAX_LIVE_TURNS = 32
 """Live turns that one user stream follows at most (rule 18)."""
 
 _CURSOR_MAX_CHARS = 4096
-_TURN = re.compile(r"t1\.(\d{1,15})\.([0-9a-f]{32})\.(\d{1,9})\.(\d{1,15})")
-_USER = re.compile(r"u1\.(\d{1,15})\.([0-9a-f]{8})\.([0-9a-f]{8})\.(\d{1,15})((?:;[0-9a-f]{32}\.\d{1,9}\.\d{1,15})*)")
+_TURN = re.compile(r"t1\.(\d{1,15})\.([0-9a-f]{32})\.(\d{1,9})\.(\d{1,15})(e?)")
+_USER = re.compile(r"u1\.(\d{1,15})\.([0-9a-f]{8})\.([0-9a-f]{8})\.(\d{1,15})((?:;[0-9a-f]{32}\.\d{1,9}\.\d{1,15}e?)*)")
 
 
 def user_tag(user_id: str) -> str:
@@ -26,10 +26,17 @@ def user_tag(user_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in one log: after ``offset`` events of ``incarnation``. (0, 0) is the beginning."""
+    """A place in one log: after ``offset`` events of ``incarnation``. (0, 0) is the beginning.
+
+    ``ended``: the last of them was the terminal one, so that nothing is left to tell, whatever becomes of the log.
+    """
 
     incarnation: int = 0
     offset: int = 0
+    ended: bool = False
+
+    def format(self) -> str:
+        return f"{self.incarnation}.{self.offset}{'e' * self.ended}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +48,7 @@ class TurnCursor:
     position: Position
 
     def format(self) -> str:
-        return f"t1.{self.epoch}.{self.turn_id}.{self.position.incarnation}.{self.position.offset}"
+        return f"t1.{self.epoch}.{self.turn_id}.{self.position.format()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +65,7 @@ class UserCursor:
     live: dict[str, Position] = field(default_factory=dict[str, Position])
 
     def format(self) -> str:
-        turns = "".join(f";{turn}.{at.incarnation}.{at.offset}" for turn, at in self.live.items())
+        turns = "".join(f";{turn}.{at.format()}" for turn, at in self.live.items())
         return f"u1.{self.epoch}.{self.tag}.{self.feed}.{self.offset}{turns}"
 
 
@@ -67,8 +74,8 @@ def parse_turn_cursor(text: str) -> TurnCursor:
     match = _TURN.fullmatch(text)
     if match is None:
         raise _malformed()
-    epoch, turn_id, incarnation, offset = match.groups()
-    return TurnCursor(int(epoch), turn_id, Position(int(incarnation), int(offset)))
+    epoch, turn_id, incarnation, offset, ended = match.groups()
+    return TurnCursor(int(epoch), turn_id, Position(int(incarnation), int(offset), bool(ended)))
 
 
 def parse_user_cursor(text: str) -> UserCursor:
@@ -80,7 +87,7 @@ def parse_user_cursor(text: str) -> UserCursor:
     live: dict[str, Position] = {}
     for part in turns.split(";")[1:]:
         turn_id, incarnation, at = part.split(".")
-        live[turn_id] = Position(int(incarnation), int(at))
+        live[turn_id] = Position(int(incarnation), int(at.removesuffix("e")), at.endswith("e"))
     if len(live) > MAX_LIVE_TURNS:
         raise _malformed()
     return UserCursor(int(epoch), tag, feed, int(offset), live)

@@ -114,7 +114,10 @@ async def open_at(
     feed_lost = foreign or _feed_lost(given, page)
     lost = feed_lost or given.epoch != epoch
     offset = page.tail if feed_lost else given.offset
-    places = {turn: Place(given.epoch, at.incarnation, at.offset, lost=lost) for turn, at in given.live.items()}
+    places = {
+        turn: Place(given.epoch, at.incarnation, at.offset, lost=lost, ended=at.ended)
+        for turn, at in given.live.items()
+    }
     unnamed = [turn for turn in _by_age(page.live) if (feed_lost or page.live[turn] <= offset) and turn not in places]
     for turn in await _of_conversation(turns, caller, unnamed, conversation_id):
         places[turn] = Place(lost=lost)

@@ -19,12 +19,16 @@ ANY_LIFE = -1
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a client says that it stands. ``lost``: its cursor is genuine but leads nowhere, so it must be resynced."""
+    """Where a client says that it stands. ``lost``: its cursor is genuine but leads nowhere, so it must be resynced.
+
+    ``ended``: it has the terminal event.
+    """
 
     epoch: int = 0
     incarnation: int = 0
     offset: int = 0
     lost: bool = False
+    ended: bool = False
 
 
 class Track:
@@ -56,8 +60,8 @@ class Track:
         self.turn_id = turn_id
         self.offset = place.offset
         self.incarnation = place.incarnation
-        self.epoch = 0 if place.lost else place.epoch
-        self.ended = False
+        self.ended = place.ended
+        self.epoch = 0 if place.lost and not place.ended else place.epoch
         self.orphan = False
         """No feed will tell its end."""
         self.prefix: bytes | None = None
@@ -88,7 +92,7 @@ class Track:
     @property
     def lost(self) -> bool:
         """The client holds what cannot be continued, and was not resynced yet."""
-        return self._place is not None and self._place.lost
+        return self._place is not None and self._place.lost and not self.ended
 
     # --- taking
 
@@ -101,7 +105,7 @@ class Track:
     def ready(self) -> bytes | None:
         """The next events, complete with ids, as far as memory has them. Empty: nothing now. None: ``fetch`` it."""
         log = self.log
-        if not log.synced:
+        if self.ended or not log.synced:
             return b""
         if self._life is not log.life and not self._join():
             if log.waiting and not self.lost:

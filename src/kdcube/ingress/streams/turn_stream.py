@@ -20,7 +20,8 @@ def turn_place(turn_id: str, cursor: str | None, offset: str | None) -> Place:
         given = parse_turn_cursor(cursor)
         if given.turn_id != turn_id:
             raise InvalidInput("cursor", "the cursor belongs to another turn")
-        return Place(given.epoch, given.position.incarnation, given.position.offset)
+        at = given.position
+        return Place(given.epoch, at.incarnation, at.offset, ended=at.ended)
     if offset is not None:
         if not (offset.isascii() and offset.isdigit() and len(offset) <= _OFFSET_MAX_DIGITS):
             raise InvalidInput("offset", "offset must be a number of events")

@@ -328,13 +328,14 @@ class UserStream:
         for track in self._tracks.values():
             if not track.offset and not track.lost:
                 continue
-            if epoch is None or track.epoch < epoch:
+            if not track.ended and (epoch is None or track.epoch < epoch):
                 epoch = track.epoch
             newest = max(newest, track.epoch)
             if track is besides or not track.offset:
                 continue
             if track.entry_at != track.offset:
-                track.entry = b";%b.%d.%d" % (track.turn_id.encode(), track.incarnation, track.offset)
+                end = b"e" if track.ended else b""
+                track.entry = b";%b.%d.%d%b" % (track.turn_id.encode(), track.incarnation, track.offset, end)
                 track.entry_at = track.offset
             entries.append(track.entry)
         self._epoch = newest

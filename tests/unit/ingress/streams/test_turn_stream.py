@@ -43,7 +43,7 @@ async def test_from_before_the_start_to_the_end(site, streams, turn):
     site.valkey.finish(turn, completed("abc"))
     events = await reader.to_the_end()
     assert [event.name for event in events] == ["chat_start", *["chat_delta"] * 3, "chat_complete"]
-    assert events[-1].id == f"t1.1.{turn}.1.5"
+    assert events[-1].id == f"t1.1.{turn}.1.5e"
     data = events[1].data
     assert data["conversation"] == {
         "session_id": "s",
@@ -318,6 +318,21 @@ async def test_an_expired_log_is_told_from_the_row(site, streams, turn):
         assert events[2].data["data"]["answer"] == "abc"
     assert [e.name for e in await (await read_turn(streams, turn, events[1].id)).to_the_end()] == ["chat_complete"]
     assert await (await read_turn(streams, turn, events[2].id)).to_the_end() == []
+
+
+async def test_who_has_the_end_is_told_nothing_whatever_became_of_the_log(site, streams, turn):
+    site.valkey.start(turn)
+    site.valkey.append(turn, [delta("a"), delta("b")])
+    site.valkey.finish(turn)
+    end = (await (await read_turn(streams, turn)).to_the_end())[-1]
+    site.turns.add(stored(turn, state=TurnState.COMPLETED, answer="ab"))
+    site.valkey.epoch = 2
+    site.valkey.expire(turn)
+    async with site.process() as other:
+        assert await (await read_turn(other, turn, end.id)).to_the_end() == []
+        foreign = end.id.replace(turn, new_id())
+        with pytest.raises(InvalidInput, match="another turn"):
+            await read_turn(other, turn, foreign)
 
 
 @pytest.mark.parametrize(

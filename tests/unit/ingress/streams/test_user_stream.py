@@ -504,6 +504,39 @@ async def test_a_turn_that_ended_while_valkey_was_rebuilt_is_shown_once_wherever
     await reader.leave()
 
 
+async def test_a_turn_whose_end_the_client_has_is_not_shown_again_when_valkey_comes_back_empty(site, streams, author):
+    """It is cut behind the end, before the feed has told of it, and nobody knows that log any more."""
+    ended, running = author.accept(), author.accept()
+    for turn in (ended, running):
+        author.start(turn)
+        author.say(turn, "a")
+    reader = await read_user(streams)
+    await reader.until(lambda events: len(events) == 5)
+    site.valkey.finish(ended)
+    site.turns.add(stored(ended, state=TurnState.COMPLETED, answer="a"))
+    first = list(await reader.until(lambda events: "chat_complete" in names(events)))
+    await reader.leave()
+    valkey = site.valkey
+    valkey.logs.clear()
+    valkey.feeds.clear()
+    valkey.known.discard(ended)
+    valkey.feeds["ada"] = Feed("cccccccc")
+    site.feeds.turn("ada", "turn.accepted", running)
+    valkey.reopen(running, author.said[running])
+    valkey.epoch = 2
+    async with site.process() as other:
+        again = await read_user(other, first[-1].id)
+        await again.until(lambda events: "resync" in names(events))
+        author.say(running, "b")
+        events = first + await again.until(lambda events: "chat_delta" in names(events))
+        await spin()
+        assert names(events).count("chat_complete") == 1
+        assert [event.data["data"]["task_id"] for event in events if event.name == "resync"] == [running]
+        assert list(parse_user_cursor(again.events[-1].id).live) == [running]
+        assert parse_user_cursor(again.events[-1].id).epoch == 2
+        await again.leave()
+
+
 async def test_more_live_turns_than_a_stream_shows(site, streams, author):
     turns = [author.accept() for _ in range(34)]
     reader = await read_user(streams)

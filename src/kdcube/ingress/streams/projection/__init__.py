@@ -9,7 +9,7 @@ class Projection(Protocol):
     """Turns lines of a log (``protocol.events``) into the bytes of a client protocol."""
 
     def frame(self, head: bytes, incarnation: int, offset: int, line: bytes) -> bytes:
-        """One event, to stand behind ``id: <cursor without its offset>``: it begins with the offset's digits."""
+        """One event, to stand behind ``id: <cursor without its offset>``: it begins with the rest of the cursor."""
         ...
 
     def aside(self, head: bytes, line: bytes) -> bytes:

@@ -9,10 +9,10 @@ from typing import Any
 
 import msgspec
 
-from kdcube.protocol.events import Kind, Snapshot, decode_body
+from kdcube.protocol.events import TERMINAL_KINDS, Kind, Snapshot, decode_body
 
 _NAMES: dict[bytes, bytes] = {
-    kind.encode(): b"event: " + name
+    kind.encode(): name
     for kind, name in {
         Kind.START: b"chat_start",
         Kind.STEP: b"chat_step",
@@ -23,7 +23,13 @@ _NAMES: dict[bytes, bytes] = {
         Kind.SNAPSHOT: b"resync",
     }.items()
 }
-_UNKNOWN = b"event: chat_service"
+_UNKNOWN = b"chat_service"
+_ENDED = b"e"
+"""In a cursor, behind the offset of a terminal event."""
+_IN_LOG: dict[bytes, bytes] = {
+    kind: (_ENDED if kind in TERMINAL_KINDS else b"") + b"\nevent: " + name for kind, name in _NAMES.items()
+}
+_UNKNOWN_IN_LOG = b"\nevent: " + _UNKNOWN
 _JSON = msgspec.json.Encoder()
 
 KEEP_ALIVE = b": keep-alive\n\n"
@@ -36,9 +42,9 @@ class KDCubeSse:
         kind, _, body = line.partition(b" ")
         if kind == b"snapshot":
             body = _resync(head, incarnation, offset, line)
-        return b'%d\n%b\ndata: {%b"offset":%d,"incarnation":%d,%b\n\n' % (
+        return b'%d%b\ndata: {%b"offset":%d,"incarnation":%d,%b\n\n' % (
             offset,
-            _NAMES.get(kind, _UNKNOWN),
+            _IN_LOG.get(kind, _UNKNOWN_IN_LOG),
             head + b"," if head else head,
             offset,
             incarnation,
@@ -47,7 +53,7 @@ class KDCubeSse:
 
     def aside(self, head: bytes, line: bytes) -> bytes:
         kind, _, body = line.partition(b" ")
-        return b"%b\ndata: {%b%b\n\n" % (_NAMES.get(kind, _UNKNOWN), head + b"," if head else head, body[1:])
+        return b"event: %b\ndata: {%b%b\n\n" % (_NAMES.get(kind, _UNKNOWN), head + b"," if head else head, body[1:])
 
 
 def event(name: str, data: dict[str, Any], *, id_: bytes | None = None, retry_ms: int | None = None) -> bytes:
