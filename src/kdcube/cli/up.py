@@ -36,6 +36,7 @@ def up(
     redis_url: str | None = None,
     database_url: str | None = None,
     watch: Annotated[bool, Parameter(negative="")] = False,
+    proxy: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Start the system on this machine, and stop it on Ctrl-C.
 
@@ -61,6 +62,8 @@ def up(
         Your own PostgreSQL instead of the embedded one.
     watch
         Reload bundles when their files change: new turns run the new code, running ones finish on the old.
+    proxy
+        Put nginx in front, on KDCUBE_PORT + 70; with TLS if KDCUBE_PROXY_TLS says self-signed or given.
     """
     check_given_database(database_url)
     settings = local_settings()
@@ -76,6 +79,7 @@ def up(
         redis_url=redis_url,
         database_url=database_url,
         watch=watch,
+        proxy=proxy,
     )
     home = Home(settings.home)
     stack = Stack(home, settings, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import ssl
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -38,7 +39,11 @@ async def _get(url: str, path: str, timeout_s: float = 2.0) -> tuple[int, bytes]
 
 
 def _get_blocking(url: str, path: str, timeout_s: float) -> tuple[int, bytes] | None:
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout_s)
+    parts = urlsplit(url)
+    if parts.scheme == "https":
+        connection = http.client.HTTPSConnection(parts.netloc, timeout=timeout_s, context=_whoever_it_is())
+    else:
+        connection = http.client.HTTPConnection(parts.netloc, timeout=timeout_s)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
@@ -47,3 +52,11 @@ def _get_blocking(url: str, path: str, timeout_s: float) -> tuple[int, bytes] | 
         return None
     finally:
         connection.close()
+
+
+def _whoever_it_is() -> ssl.SSLContext:
+    """The proxy of this machine may have signed for itself; it is asked whether it lives, and told nothing."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

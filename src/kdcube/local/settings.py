@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
 from kdcube.config.bundles import BundleRegistry, read_bundles
 from kdcube.config.environment import Environment
-from kdcube.config.gateway import read_gateway
+from kdcube.config.gateway import GatewayConfig, read_gateway
 from kdcube.local.docs import GRANTED
 
 _FIRST_PORT = 8010
@@ -30,6 +31,15 @@ _FOR_INGRESS = (
 _FOR_PROC = ("KDCUBE_DEBUG_BUNDLES", "CHAT_TASK_TIMEOUT_SEC", "KDCUBE_SLOTS", "HEARTBEAT_INTERVAL", *GRANTED)
 
 
+class ProxyTls(StrEnum):
+    """KDCUBE_PROXY_TLS: how the proxy of this machine proves who it is."""
+
+    NONE = "none"
+    SELF_SIGNED = "self-signed"
+    GIVEN = "given"
+    """By KDCUBE_PROXY_CERTIFICATE and KDCUBE_PROXY_KEY, files in PEM."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalSettings:
     """``load(LocalSettings)``. The services' variables are those that they document, and no others."""
@@ -37,7 +47,11 @@ class LocalSettings:
     home: Path
     """Absolute."""
     first_port: int
-    """Ingress listens on it and the next nine, proc on +10 to +19, Valkey on +90, PostgreSQL on +91."""
+    """Ingress listens on it and the next nine, proc on +10 to +19, the proxy on +70 (and +71), the stores on +90."""
+    gateway: GatewayConfig
+    proxy_tls: ProxyTls
+    proxy_certificate: Path | None
+    proxy_key: Path | None
     bundles: BundleRegistry
     """The user's own AGENTIC_BUNDLES_JSON; empty without it."""
     ingress_stop_s: float
@@ -50,12 +64,15 @@ class LocalSettings:
     @classmethod
     def read(cls, environment: Environment) -> Self:
         """Raises ConfigurationError, also for what only the services read but the user should hear of at once."""
-        read_gateway(environment)
         bundles = read_bundles(environment)
         home = environment.path("KDCUBE_HOME") or Path(".kdcube")
         return cls(
             home=home.absolute(),
             first_port=environment.integer("KDCUBE_PORT", _FIRST_PORT, minimum=1024, maximum=65_536 - _PORTS),
+            gateway=read_gateway(environment),
+            proxy_tls=environment.choice("KDCUBE_PROXY_TLS", ProxyTls, ProxyTls.NONE),
+            proxy_certificate=environment.path("KDCUBE_PROXY_CERTIFICATE"),
+            proxy_key=environment.path("KDCUBE_PROXY_KEY"),
             bundles=bundles,
             ingress_stop_s=environment.seconds("INGRESS_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=3_600),
             proc_stop_s=environment.seconds("PROC_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=86_400),

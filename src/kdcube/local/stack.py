@@ -14,6 +14,7 @@ from kdcube.config.bundles import BundleEntry
 from kdcube.config.ingress import IngressSettings
 from kdcube.config.load import load
 from kdcube.config.proc import ProcSettings
+from kdcube.deploy.routes import Service
 from kdcube.local.bundles import assemble
 from kdcube.local.docs import DOCS_ID, docs_entry
 from kdcube.local.home import Home
@@ -21,8 +22,9 @@ from kdcube.local.ports import is_free
 from kdcube.local.postgres import STOP_SIGNAL, Postgres
 from kdcube.local.probe import http_missing
 from kdcube.local.process import Program
+from kdcube.local.proxy import TRUSTED, Proxy, proxy_ports
 from kdcube.local.service import ServiceSpec
-from kdcube.local.settings import LocalSettings
+from kdcube.local.settings import LocalSettings, ProxyTls
 from kdcube.local.supervisor import Supervisor
 from kdcube.local.valkey import answers, valkey_program
 from kdcube.postgres.migrate import migrate
@@ -58,6 +60,8 @@ class Options:
     auth: Path | None = None
     redis_url: str | None = None
     database_url: str | None = None
+    proxy: bool = False
+    """A reverse proxy stands in front of ingress and proc."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,9 @@ class Stack:
 
     @property
     def url(self) -> str:
-        """Where clients go: the first ingress process."""
+        """Where clients go: the first ingress process, or the proxy without TLS (others may not be trusted)."""
+        if self.options.proxy and self.settings.proxy_tls is ProxyTls.NONE:
+            return self._proxy().url
         return f"http://{HOST}:{self.settings.first_port}"
 
     @property
@@ -81,6 +87,7 @@ class Stack:
     async def bring_up(self, supervisor: Supervisor) -> None:
         """Start everything and wait until it is ready. Raises KDCubeError, whose message is for the user."""
         self._check_ports()
+        proxy = self._proxy() if self.options.proxy else None  # told at once what it lacks
         registry = await assemble(self.settings.bundles, self.options.bundles, self.docs)
         redis_url = self._start_valkey(supervisor)
         database_url = await self._start_postgres(supervisor)
@@ -100,6 +107,9 @@ class Stack:
         load(IngressSettings, ingress[0].program.env)  # told here at once instead of by each process again and again
         load(ProcSettings, proc[0].program.env)
         stores = supervisor.services
+        if proxy is not None:
+            # Before ingress, so that it ends behind it: what is under way when ingress drains still gets its answer.
+            supervisor.start(await asyncio.to_thread(proxy.prepare))
         supervisor.start(*ingress, needs=stores)
         supervisor.start(*proc, needs=stores)
         await supervisor.ready(_READY_LIMIT_S)
@@ -108,6 +118,7 @@ class Stack:
         first, options = self.settings.first_port, self.options
         wanted = {first + number: f"ingress-{number}" for number in range(options.ingress)}
         wanted |= {first + _PROC_OFFSET + number: f"proc-{number}" for number in range(options.proc)}
+        wanted |= proxy_ports(self.settings) if options.proxy else {}
         wanted |= {} if options.redis_url else {first + _VALKEY_OFFSET: "Valkey"}
         wanted |= {} if options.database_url else {first + _POSTGRES_OFFSET: "PostgreSQL"}
         for port, what in wanted.items():
@@ -116,6 +127,14 @@ class Stack:
                     f"port {port}, for {what}, is in use by another program: "
                     f"choose another first port, such as KDCUBE_PORT={_other_first_port(first)}"
                 )
+
+    def _proxy(self) -> Proxy:
+        first = self.settings.first_port
+        behind = {
+            Service.INGRESS: tuple(first + number for number in range(self.options.ingress)),
+            Service.PROC: tuple(first + _PROC_OFFSET + number for number in range(self.options.proc)),
+        }
+        return Proxy(self.home, self.settings, behind)
 
     def _start_valkey(self, supervisor: Supervisor) -> str:
         if self.options.redis_url is not None:
@@ -146,6 +165,7 @@ class Stack:
             **self.settings.ingress_variables,
             **shared,
             **({} if self.options.auth is None else {"AUTH_PROVIDER": "simple", "IDP_DB_PATH": str(self.options.auth)}),
+            **({"KDCUBE_TRUSTED_PROXIES": TRUSTED} if self.options.proxy else {}),
             "KDCUBE_SESSION_SECRET": self.home.secret("session-secret"),
             "INGRESS_CONTAINER_STOP_TIMEOUT_SEC": str(stop_s),
             "CHAT_APP_PORT": str(port),

@@ -56,7 +56,7 @@ async def read_status(home: Home) -> Status:
 
 
 async def _facts(service: ServiceRecord) -> dict[str, Any] | None:
-    return await http_facts(service.url) if service.url.startswith("http://") else None
+    return await http_facts(service.url) if service.url.startswith(("http://", "https://")) else None
 
 
 async def _status(home: Home, service: ServiceRecord, facts: dict[str, Any] | None) -> ServiceStatus:

@@ -20,6 +20,7 @@ from kdcube.config.gateway import GatewayConfig
 from kdcube.config.load import load
 from kdcube.config.proc import ProcSettings
 from kdcube.gateway.live import LiveGateway
+from kdcube.gateway.serving import KEEP_ALIVE_S
 from kdcube.postgres.database import Database, open_database
 from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.locks import Leadership
@@ -332,6 +333,7 @@ async def serve(settings: ProcSettings) -> None:
                 log_config=None,
                 access_log=False,
                 lifespan="off",
+                timeout_keep_alive=KEEP_ALIVE_S,
             )
         )
         async with server.serving_probes():

@@ -38,6 +38,19 @@ def test_a_port_in_use_in_the_background(kdcube):
     assert f"port {first}, for ingress-0, is in use" in line
 
 
+def test_a_port_of_the_proxy_in_use(kdcube):
+    first = free_port(1, 10, 70, 90, 91)
+    with socket.create_server(("127.0.0.1", first + 70)):
+        line = refused(kdcube("up", "--proxy", KDCUBE_PORT=str(first)))
+    assert f"port {first + 70}, for the proxy, is in use" in line
+
+
+def test_a_certificate_that_is_not_there(kdcube):
+    done = kdcube("up", "--proxy", KDCUBE_PROXY_TLS="given", KDCUBE_PROXY_CERTIFICATE="/nowhere.pem")
+    assert done.returncode == 2
+    assert "KDCUBE_PROXY_CERTIFICATE is /nowhere.pem, which is no file" in done.stderr
+
+
 def test_a_locked_data_folder(kdcube, home):
     with Home(home).locked():
         assert f"the data folder {home} is in use by another `kdcube up`" in refused(kdcube("up"))
