@@ -155,11 +155,14 @@ class ProxyFacts:
     timeouts: Timeouts = field(default_factory=Timeouts)
     limits: AddressLimits = field(default_factory=AddressLimits)
     max_open_files: int = 65_536
+    access_log: Path = Path("/dev/stdout")
+    """Where it says what became of each request, in lines of JSON without queries."""
     version: str = "0"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "services", MappingProxyType(dict(self.services)))
         check_path("folder", self.folder)
+        check_path("access_log", self.access_log)
         check_port("port", self.port)
         for host in self.hosts:
             check_host("hosts", host)

@@ -71,7 +71,7 @@ class Proxy:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             _give(folder, account)
         self._log.touch(0o600)
-        _give(self._log, account)  # nginx opens its outputs again, by their names
+        _give(self._log, account)  # nginx opens it by itself
         configuration = self._folder / "nginx.conf"
         configuration.write_text(render_proxy(self._facts(account)))
         _give(configuration, account)
@@ -106,6 +106,7 @@ class Proxy:
             timeouts=Timeouts(),
             limits=_LIMITS,
             max_open_files=min(65_536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
+            access_log=self._log,
             version=version("kdcube"),
         )
 

@@ -123,7 +123,7 @@ def _http(facts: ProxyFacts) -> Iterator[str]:
     yield directive("server_names_hash_bucket_size", 512)
     yield directive("sendfile", "on")
     yield directive("tcp_nodelay", "on")
-    yield from _logging()
+    yield from _logging(facts)
     yield from _clients(facts)
     yield from _judging(facts)
     yield from _telling(facts)
@@ -143,7 +143,7 @@ def _temporary(facts: ProxyFacts) -> Iterator[str]:
         yield directive(f"{kind}_temp_path", f"{facts.folder}/{kind}")
 
 
-def _logging() -> Iterator[str]:
+def _logging(facts: ProxyFacts) -> Iterator[str]:
     yield block(
         "map", "$request_uri", "$logged_path", body=[directive("default", ""), directive("~^(?<bare>[^?#]*)", "$bare")]
     )
@@ -160,7 +160,7 @@ def _logging() -> Iterator[str]:
         "service_status": "$upstream_status",
     }
     yield directive("log_format", "lines", "escape=json", json.dumps(fields))
-    yield directive("access_log", "/dev/stdout", "lines")
+    yield directive("access_log", str(facts.access_log), "lines")
 
 
 def _clients(facts: ProxyFacts) -> Iterator[str]:
