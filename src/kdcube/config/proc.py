@@ -19,6 +19,8 @@ class ProcSettings:
     service: ServiceSettings
     slots: int
     """Turns at once in this process."""
+    slots_given: bool
+    """By KDCUBE_SLOTS: then the gateway configuration has no say in it."""
     turn_limit_s: float
     """No turn takes longer, whatever its bundle's ``wall_limit_s`` allows."""
     heartbeat_interval_s: float
@@ -47,6 +49,7 @@ class ProcSettings:
             slots=environment.integer(
                 "KDCUBE_SLOTS", capacity.concurrent_requests_per_process, minimum=1, maximum=1_000
             ),
+            slots_given=environment.optional("KDCUBE_SLOTS") is not None,
             turn_limit_s=environment.seconds("CHAT_TASK_TIMEOUT_SEC", 1_800.0, minimum=1, maximum=86_400),
             heartbeat_interval_s=environment.seconds("HEARTBEAT_INTERVAL", 5.0, minimum=0.1, maximum=60),
             stop_timeout_s=stop_timeout_s,

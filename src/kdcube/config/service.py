@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from kdcube.config.bundles import BundleRegistry, read_bundles
 from kdcube.config.environment import Environment
-from kdcube.config.gateway import GatewayConfig, read_gateway
+from kdcube.config.gateway import VARIABLE, GatewayConfig, read_gateway
 from kdcube.protocol.errors import ConfigurationError
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -43,6 +45,11 @@ class ServiceSettings:
     storage_path: str
     """``file://…``, ``s3://…`` or a folder."""
     gateway: GatewayConfig
+    """The environment's; another one that was stored wins."""
+    gateway_document: Mapping[str, Any]
+    """As the environment gives it."""
+    gateway_from_environment: bool
+    """The environment's wins over the stored one, once, at the start."""
     bundles: BundleRegistry
     failpoints: str
     """For tests of crashes only; empty in every installation. See telemetry/failpoints.py."""
@@ -63,10 +70,17 @@ class ServiceSettings:
             redis_url=environment.required("REDIS_URL", "give redis://[user:password@]host[:port][/db]"),
             database_url=read_database_url(environment),
             storage_path=environment.text("KDCUBE_STORAGE_PATH", str(home.absolute() / "storage")),
-            gateway=read_gateway(environment),
+            gateway=(gateway := read_gateway(environment)),
+            gateway_document=_document(environment, gateway),
+            gateway_from_environment=environment.flag("GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP", False),
             bundles=read_bundles(environment),
             failpoints=environment.text("KDCUBE_FAILPOINTS", ""),
         )
+
+
+def _document(environment: Environment, gateway: GatewayConfig) -> dict[str, Any]:
+    given = environment.optional(VARIABLE)
+    return {"tenant": gateway.tenant, "project": gateway.project} if given is None else json.loads(given)
 
 
 def read_database_url(environment: Environment) -> str:

@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.gateway import GatewayConfig
+from kdcube.gateway.changes import restarts_between
 
 Subscription: TypeAlias = Callable[[GatewayConfig], None]
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a configuration comes from. ``version`` 0 is the environment's: none is stored, or none can be read."""
+
+    version: int = 0
+    problem: str | None = None
+    """Why this process does not run the version that is to be run."""
+
+
 class LiveGateway:
     """Whoever consumes limits reads ``current`` each time, or subscribes; nobody keeps a part of it otherwise."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, source: Source | None = None) -> None:
         self._current = config
         self._checksum = config.checksum
+        self._started = config
+        self._restarts: dict[str, list[str]] = {}
         self._subscriptions: list[Subscription] = []
+        self.source = source or Source()
 
     @property
     def current(self) -> GatewayConfig:
@@ -40,12 +54,29 @@ class LiveGateway:
         callback(self._current)
         self._subscriptions.append(callback)
 
-    def apply(self, config: GatewayConfig) -> None:
+    def apply(self, config: GatewayConfig, source: Source | None = None) -> None:
         """Makes ``config`` the current one and tells all subscribers. Runs on the event loop."""
         self._current = config
         self._checksum = config.checksum
+        self.source = source or self.source
+        self._restarts = {}
         for callback in self._subscriptions:
             try:
                 callback(config)
             except Exception:
                 logger.exception("gateway.subscription_failed", subscription=repr(callback))
+
+    def restarts(self, component: str) -> list[str]:
+        """The fields of ``current`` that hold in this process of ``component`` only after its restart."""
+        if component not in self._restarts:
+            self._restarts[component] = restarts_between(self._started, self._current, component)
+        return self._restarts[component]
+
+    def report(self, component: str) -> dict[str, object]:
+        """What the process says of its configuration, in health, readiness and heartbeats."""
+        report: dict[str, object] = {"config_checksum": self._checksum, "config_version": self.source.version}
+        if restarts := self.restarts(component):
+            report["config_restart_pending"] = restarts
+        if self.source.problem is not None:
+            report["config_problem"] = self.source.problem
+        return report

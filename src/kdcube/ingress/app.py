@@ -10,12 +10,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdcube.config.gateway import GatewayConfig
 from kdcube.config.ingress import IngressSettings
+from kdcube.gateway.adopting import adopt_config
 from kdcube.gateway.edge import Edge, allows_origin, with_cors
+from kdcube.gateway.following import Following
 from kdcube.gateway.identity.addresses import Addresses, Buckets
 from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.identity.opening import open_authenticator
 from kdcube.gateway.identity.sessions import Sessions
-from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.routing import no_route, route
 from kdcube.ingress.accepting import Accepting
 from kdcube.ingress.cancelling import Cancelling
@@ -27,8 +28,10 @@ from kdcube.ingress.routes.openai import OpenAIRoutes
 from kdcube.ingress.routes.profile import ProfileRoutes
 from kdcube.ingress.routes.service import Check, ServiceRoutes
 from kdcube.ingress.streams import Streams, StreamSettings
+from kdcube.postgres.audit import Audit
 from kdcube.postgres.conversations import Conversations
 from kdcube.postgres.database import Database, open_database
+from kdcube.postgres.gateway_configs import GatewayConfigs
 from kdcube.postgres.turns import Turns
 from kdcube.protocol.turns import UserType
 from kdcube.redis.admission import Admission, AdmissionLimits, ClassLimits
@@ -63,9 +66,8 @@ class Ingress:
 @asynccontextmanager
 async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
     """Connects to the stores and builds the application. Raises ConfigurationError, StoreUnavailable."""
-    service, gateway = settings.service, settings.service.gateway
-    name, pools = service.instance_id, gateway.pools.ingress
-    scope = (gateway.tenant, gateway.project)
+    service = settings.service
+    name, scope = service.instance_id, (service.gateway.tenant, service.gateway.project)
     keys = Keys(*scope)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
@@ -73,6 +75,8 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         await check_server(connection)
         await WorkingState(connection, keys).check_format()
         subscriber = await enter(open_subscriber(service.redis_url, name=f"{name}-channels"))
+        live = await adopt_config(service)
+        pools = live.current.pools.ingress
         database = await enter(
             open_database(
                 service.database_url, min_size=pools.pg_pool_min_size, max_size=pools.pg_pool_max_size, name=name
@@ -81,8 +85,10 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         epochs = await enter(EpochWatch(connection, subscriber, keys).watching())
         turns = await enter(Turns(database, *scope))
         conversations = Conversations(database, *scope)
-        live = LiveGateway(gateway)
-        admission = Admission(connection, keys, admission_limits(gateway))
+        audit = Audit(database, *scope)
+        configs = GatewayConfigs(database, audit, *scope)
+        await enter(Following(live, configs, connection, subscriber, keys).following())
+        admission = Admission(connection, keys, admission_limits(live.current))
         queue = Queue(connection, keys)
         feeds = Feeds(connection, keys)
         cancelling = Cancelling(turns, conversations, queue, epochs)

@@ -19,10 +19,14 @@ from kdcube.config.bundles import BundleRegistry
 from kdcube.config.gateway import GatewayConfig
 from kdcube.config.load import load
 from kdcube.config.proc import ProcSettings
+from kdcube.gateway.adopting import adopt_config
+from kdcube.gateway.following import Following
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.serving import KEEP_ALIVE_S
+from kdcube.postgres.audit import Audit
 from kdcube.postgres.database import Database, open_database
 from kdcube.postgres.epochs import Epochs
+from kdcube.postgres.gateway_configs import GatewayConfigs
 from kdcube.postgres.locks import Leadership
 from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.host import HostLimits
@@ -63,9 +67,9 @@ class Proc:
     def __init__(self, settings: ProcSettings, *, lease_s: float = LEASE_S) -> None:
         self.settings = settings
         self._lease_s = lease_s
-        self.live = LiveGateway(settings.service.gateway)
         self._available = sorted(settings.service.bundles.bundles)
         """Bundles whose turns could run here; what loads at start is found out then."""
+        self.live: LiveGateway
         self.worker: Worker
         self.pool: HostPool
         self.database: Database
@@ -75,9 +79,7 @@ class Proc:
     async def opened(self) -> AsyncGenerator[Proc]:
         """Everything, ready to claim. Raises ConfigurationError, StoreUnavailable, BundleLoadError."""
         settings, service = self.settings, self.settings.service
-        gateway, worker_id = service.gateway, service.instance_id
-        pools = gateway.pools.proc
-        scope = (gateway.tenant, gateway.project)
+        worker_id, scope = service.instance_id, (service.gateway.tenant, service.gateway.project)
         keys = Keys(*scope)
         async with AsyncExitStack() as stack:
             enter = stack.enter_async_context
@@ -85,6 +87,8 @@ class Proc:
             await check_server(connection)
             doorbell = await enter(open_blocking_connection(service.redis_url, name=f"{worker_id}-doorbell"))
             subscriber = await enter(open_subscriber(service.redis_url, name=f"{worker_id}-channels"))
+            self.live = live = await adopt_config(service)
+            pools = live.current.pools.proc
             self.database = await enter(
                 open_database(
                     service.database_url,
@@ -94,6 +98,8 @@ class Proc:
                 )
             )
             turns = await enter(Turns(self.database, *scope))
+            configs = GatewayConfigs(self.database, Audit(self.database, *scope), *scope)
+            await enter(Following(live, configs, connection, subscriber, keys).following())
             queue = Queue(connection, keys, lease_s=self._lease_s)
             logs = EventLogs(connection, keys)
             working_state = WorkingState(connection, keys, lease_s=queue.lease_s)
@@ -105,7 +111,7 @@ class Proc:
                     _patient(service.bundles)
                     if settings.debug_bundles
                     else _limited(service.bundles, settings.turn_limit_s),
-                    slots=settings.slots,
+                    slots=self._slots(),
                     run_dir=service.home / "run" / worker_id,
                     limits=_DEBUGGED if settings.debug_bundles else None,
                     on_change=self._room_changed,
@@ -119,7 +125,7 @@ class Proc:
                 queue=queue,
                 working_state=working_state,
                 workers=workers,
-                queue_limit_s=gateway.limits.proc.max_queue_wait_seconds,
+                queue_limit_s=live.current.limits.proc.max_queue_wait_seconds,
             )
 
             def enforce(config: GatewayConfig) -> None:
@@ -127,7 +133,7 @@ class Proc:
                 queue.running_per_user = working_state.running_per_user = limits.max_running_turns_per_user
                 reconciler.queue_limit_s = limits.max_queue_wait_seconds
 
-            self.live.subscribe(enforce)
+            live.subscribe(enforce)
             leader = Leader(leadership, connection=connection, workers=workers, reaper=reaper, reconciler=reconciler)
             leading = await enter(_owned(leader.run(), "maintenance"))
             epoch_watch = await enter(EpochWatch(connection, subscriber, keys).watching())
@@ -162,16 +168,17 @@ class Proc:
             self.worker = Worker(
                 desk,
                 keys=keys,
-                slots=settings.slots,
+                slots=self._slots(),
                 revision=service.revision,
                 doorbell=doorbell,
                 subscriber=subscriber,
                 leases=leases,
                 protection=self._protection(),
             )
+            live.subscribe(lambda _: self._resize())
             self.probes = Probes(
                 settings=settings,
-                live=self.live,
+                live=live,
                 database=self.database,
                 connection=connection,
                 epoch_watch=epoch_watch,
@@ -190,7 +197,7 @@ class Proc:
             gc.collect()
             gc.freeze()
             gc.set_threshold(GC_AFTER_OBJECTS)
-            log.info("proc.ready", slots=settings.slots, bundles=sorted(service.bundles.bundles))
+            log.info("proc.ready", slots=self.worker.slots, bundles=sorted(service.bundles.bundles))
             yield self
             await workers.leave(worker_id)
 
@@ -205,6 +212,15 @@ class Proc:
         if hasattr(self, "worker"):
             self.worker.room_changed()
 
+    def _slots(self) -> int:
+        settings = self.settings
+        capacity = self.live.current.service_capacity.proc
+        return settings.slots if settings.slots_given else capacity.concurrent_requests_per_process
+
+    def _resize(self) -> None:
+        self.pool.slots = self.worker.slots = self._slots()
+        self.worker.room_changed()
+
     def _describe(self) -> tuple[int, dict[str, Any]]:
         """Runs in the keeper's thread: reads only."""
         worker, service = self.worker, self.settings.service
@@ -213,7 +229,7 @@ class Proc:
             "instance": service.instance_id,
             "revision": service.revision,
             "version": __version__,
-            "config_checksum": self.live.checksum,
+            **self.live.report("proc"),
             "running": worker.running,
             "slots": slots,
             "bundles": self._available,

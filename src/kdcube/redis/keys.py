@@ -138,6 +138,11 @@ class Keys:
         return self._key("c", "epoch")
 
     @property
+    def config_channel(self) -> str:
+        """The version of the gateway configuration that was stored last."""
+        return self._key("c", "config")
+
+    @property
     def channel_prefix(self) -> str:
         """What scripts put before ``log:``, ``feed:`` and ``worker:``; channels are not keys and need no declaring."""
         return self._key("c") + ":"

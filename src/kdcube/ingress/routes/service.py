@@ -48,18 +48,20 @@ class ServiceRoutes:
         live.subscribe(self._reconfigured)
 
     def _reconfigured(self, gateway: GatewayConfig) -> None:
-        self._about["config_checksum"] = self._live.checksum
         self._document = None
 
+    def _told(self) -> dict[str, object]:
+        return {**self._about, **self._live.report("ingress")}
+
     async def health(self, request: Request) -> Response:
-        return json_response({"status": "alive", **self._about})
+        return json_response({"status": "alive", **self._told()})
 
     async def ready(self, request: Request) -> Response:
         results = await asyncio.gather(*(_outcome(check) for check in self._checks.values()))
         checks = dict(zip(self._checks, results, strict=True))
         failing = [name for name, outcome in checks.items() if outcome != "ok"]
         if not failing and not self.draining:
-            return json_response({"status": "ready", "checks": checks, **self._about})
+            return json_response({"status": "ready", "checks": checks, **self._told()})
         body: dict[str, Any] = {
             "status": "draining" if self.draining else "not_ready",
             "error": "draining" if self.draining else "not_ready",
@@ -68,7 +70,7 @@ class ServiceRoutes:
             "checks": checks,
             "retry_after_s": 1,
             "request_id": request_id_of(request),
-            **self._about,
+            **self._told(),
         }
         answer = json_response(body, 503)
         answer.headers["Retry-After"] = "1"

@@ -79,7 +79,8 @@ class HostPool:
         self, registry: BundleRegistry, *, slots: int, group_size: int, run_dir: Path, limits: HostLimits,
         clock: Callable[[], float], on_change: Callable[[], None],
     ) -> None:  # fmt: skip
-        self._slots = slots
+        self.slots = slots
+        """May be changed: what runs goes on."""
         self._group_size = group_size
         self._run_dir = run_dir
         self._limits = limits
@@ -101,7 +102,7 @@ class HostPool:
         """Bundle id -> turns that could start now; bundles without room are left out."""
         if self._draining:
             return {}
-        slots = self._slots - sum(host.running for host in self._all)
+        slots = self.slots - sum(host.running for host in self._all)
         room: dict[str, int] = {}
         for bundle_id, served in self._served.items():
             free = min(slots, sum(self._free(served, host) for host in served.taking))
@@ -131,7 +132,7 @@ class HostPool:
             raise BundleUnavailable(bundle_id, "all of its hosts are full")
         turn = host.start(job, sink)
         if not any(self._free(served, host) > 0 for host in hosts):
-            most = math.ceil(self._slots / self._group(served))
+            most = math.ceil(self.slots / self._group(served))
             wanted = min(most, 2 * len(hosts))  # full: twice as many, so that a burst is met in a few steps
             if wanted > served.wanted:
                 served.wanted = wanted

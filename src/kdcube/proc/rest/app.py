@@ -53,7 +53,7 @@ class Probes:
             "service": "proc",
             "instance": service.instance_id,
             "version": __version__,
-            "config_checksum": self.live.checksum,
+            **self.live.report("proc"),
             "slots": self.worker.slots,
             "running": self.worker.running,
             "bundles": [

@@ -1,0 +1,100 @@
+"""What differs between two configurations, and what of that a running process cannot take over. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from kdcube.config.gateway import GatewayConfig
+
+COMPONENTS = ("ingress", "proc")
+
+AT_RESTART = frozenset({"pg_pool_min_size", "pg_pool_max_size", "redis_max_connections"})
+"""Fields of ``pools`` that a process reads when it starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One field by its path in the resolved configuration, such as ``limits.proc.max_queue_size``."""
+
+    path: str
+    before: Any
+    after: Any
+
+
+def changes_between(before: GatewayConfig, after: GatewayConfig) -> list[Change]:
+    """Every field that differs, by path."""
+    old, new = (dict(_leaves(config.model_dump(mode="json"))) for config in (before, after))
+    return [
+        Change(path, old.get(path), new.get(path)) for path in sorted({*old, *new}) if old.get(path) != new.get(path)
+    ]
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, member in cast("Mapping[str, Any]", value).items():
+            yield from _leaves(member, f"{path}.{name}" if path else name)
+    else:
+        yield path, value
+
+
+def component_at_restart(path: str) -> str | None:
+    """The component that takes the field over only when it starts; None when it does so while it runs."""
+    section, _, rest = path.partition(".")
+    component, _, field = rest.partition(".")
+    return component if section == "pools" and field in AT_RESTART else None
+
+
+def restarts_between(before: GatewayConfig, after: GatewayConfig, component: str) -> list[str]:
+    """Paths of the fields that a process of ``component`` which runs ``before`` takes over at its next start."""
+    if before is after:
+        return []
+    return [change.path for change in changes_between(before, after) if component_at_restart(change.path) == component]
+
+
+def patched(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """``document`` with the JSON merge patch ``patch`` (RFC 7396): null removes, so that the default holds.
+
+    What the patch says of a section without naming a component holds for both: it takes the place of what the
+    document says for one of them.
+    """
+    base = dict(document)
+    for name, change in patch.items():
+        section = base.get(name)
+        if isinstance(change, dict) and isinstance(section, dict):
+            shared = {key: value for key, value in cast("dict[str, Any]", change).items() if key not in COMPONENTS}
+            own = cast("dict[str, Any]", section)
+            base[name] = {key: _without(value, shared) if key in COMPONENTS else value for key, value in own.items()}
+    return _merged(base, patch)
+
+
+def _merged(base: Any, patch: Any) -> Any:
+    if not isinstance(patch, Mapping):
+        return patch
+    result = dict(cast("Mapping[str, Any]", base)) if isinstance(base, Mapping) else {}
+    for name, value in cast("Mapping[str, Any]", patch).items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _merged(result.get(name), value)
+    return result
+
+
+def _without(section: Any, patch: Mapping[str, Any]) -> object:
+    """``section`` without what ``patch`` is about to say."""
+    if not isinstance(section, Mapping):
+        return section
+    kept: dict[str, object] = {}
+    for name, value in cast("Mapping[str, Any]", section).items():
+        said = patch.get(name)
+        if name not in patch:
+            kept[name] = value
+        elif isinstance(value, Mapping) and isinstance(said, Mapping):
+            kept[name] = _without(value, cast("Mapping[str, Any]", said))
+    return kept
+
+
+def shown(changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """As an answer or an audit entry holds them."""
+    return [{"path": change.path, "before": change.before, "after": change.after} for change in changes]
