@@ -62,7 +62,7 @@ class ServiceCapacity(Section):
 
     processes_per_instance: Annotated[Whole, Field(ge=1, le=256), AtRestart] = 1
     """Processes of one instance. Whoever starts the instances starts as many; here it sizes the connections."""
-    concurrent_requests_per_process: Annotated[Whole, Field(ge=1, le=10_000), AtRestart] = 16
+    concurrent_requests_per_process: Annotated[Whole, Field(ge=1, le=10_000)] = 16
     """For proc: its slots, that is turns at once, where KDCUBE_SLOTS does not say it."""
     avg_processing_time_seconds: Annotated[Number, Field(gt=0, le=86_400)] = 20.0
     """First guess of a turn's time, for the expected wait, until turns have been measured."""
@@ -210,7 +210,7 @@ class Limits(Section):
     """Title of a conversation."""
     max_search_chars: Annotated[Whole, Field(ge=1, le=10_000)] = 200
     """What conversations are searched for."""
-    max_running_turns_per_user: Annotated[Whole, Field(ge=1, le=10_000), AtRestart] = 8
+    max_running_turns_per_user: Annotated[Whole, Field(ge=1, le=10_000)] = 8
     """Turns of one user that run at once; the others wait."""
     max_live_turns_per_user: Annotated[Whole, Field(ge=1, le=1_000_000)] = 100
     """Turns of one user that wait or run, steers included."""

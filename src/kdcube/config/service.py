@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Self
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from kdcube.config.bundles import BundleRegistry, read_bundles
+from kdcube.config.documents import read_json
 from kdcube.config.environment import Environment
 from kdcube.config.gateway import VARIABLE, GatewayConfig, read_gateway
 from kdcube.protocol.errors import ConfigurationError
@@ -80,7 +80,7 @@ class ServiceSettings:
 
 def _document(environment: Environment, gateway: GatewayConfig) -> dict[str, Any]:
     given = environment.optional(VARIABLE)
-    return {"tenant": gateway.tenant, "project": gateway.project} if given is None else json.loads(given)
+    return {"tenant": gateway.tenant, "project": gateway.project} if given is None else read_json(given)
 
 
 def read_database_url(environment: Environment) -> str:

@@ -33,7 +33,7 @@ async def adopt_config(service: ServiceSettings) -> LiveGateway:
     if stored is None:
         return LiveGateway(service.gateway)
     try:
-        config, _ = resolved(stored.document, scope)
+        config = resolved(stored.document, scope).config
     except InvalidDocument as error:
         problem = unreadable(stored, error)
         logger.error("gateway.stored_config_unreadable", version=stored.version, reason=str(error))

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from kdcube.config.gateway import GatewayConfig
+from kdcube.config.resolution import SECTIONS, WRAPPER
+from kdcube.config.sections import COMPONENTS, Restart
 
-COMPONENTS = ("ingress", "proc")
-
-AT_RESTART = frozenset({"pg_pool_min_size", "pg_pool_max_size", "redis_max_connections"})
-"""Fields of ``pools`` that a process reads when it starts."""
+_SPELLINGS = {spelling: component for component, spellings in COMPONENTS.items() for spelling in spellings}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +24,7 @@ class Change:
 
 def changes_between(before: GatewayConfig, after: GatewayConfig) -> list[Change]:
     """Every field that differs, by path."""
-    old, new = (dict(_leaves(config.model_dump(mode="json"))) for config in (before, after))
+    old, new = (dict(_leaves(config.document())) for config in (before, after))
     return [
         Change(path, old.get(path), new.get(path)) for path in sorted({*old, *new}) if old.get(path) != new.get(path)
     ]
@@ -41,9 +40,12 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def component_at_restart(path: str) -> str | None:
     """The component that takes the field over only when it starts; None when it does so while it runs."""
-    section, _, rest = path.partition(".")
+    name, _, rest = path.partition(".")
     component, _, field = rest.partition(".")
-    return component if section == "pools" and field in AT_RESTART else None
+    section = SECTIONS.get(name)
+    if section is None or field not in section.model_fields:
+        return None
+    return component if any(isinstance(mark, Restart) for mark in section.model_fields[field].metadata) else None
 
 
 def restarts_between(before: GatewayConfig, after: GatewayConfig, component: str) -> list[str]:
@@ -59,7 +61,7 @@ def patched(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, 
     What the patch says of a section without naming a component holds for both: it takes the place of what the
     document says for one of them.
     """
-    base = dict(document)
+    base, patch = _one_spelling(document), _one_spelling(patch)
     for name, change in patch.items():
         section = base.get(name)
         if isinstance(change, dict) and isinstance(section, dict):
@@ -67,6 +69,18 @@ def patched(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, 
             own = cast("dict[str, Any]", section)
             base[name] = {key: _without(value, shared) if key in COMPONENTS else value for key, value in own.items()}
     return _merged(base, patch)
+
+
+def _one_spelling(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Components by their proper names, and without the member in which a document may stand whole."""
+    if set(document) - {"$schema"} == {WRAPPER} and isinstance(document[WRAPPER], dict):
+        document = cast("dict[str, Any]", document[WRAPPER])
+    return {
+        name: {_SPELLINGS.get(key, key): member for key, member in cast("dict[str, Any]", value).items()}
+        if isinstance(value, dict)
+        else value
+        for name, value in document.items()
+    }
 
 
 def _merged(base: Any, patch: Any) -> Any:

@@ -82,7 +82,7 @@ class Following:
             if stored is None or stored.version == live.source.version:
                 return
             try:
-                config, _ = resolved(stored.document, (live.current.tenant, live.current.project))
+                config = resolved(stored.document, (live.current.tenant, live.current.project)).config
             except InvalidDocument as error:
                 problem = unreadable(stored, error)
                 if live.source.problem != problem:  # said once, not every few seconds

@@ -70,3 +70,12 @@ def test_merge_patches(document: Any, patch: Any, result: Any) -> None:
     given = {**SCOPE, **document}
     assert patched(given, patch) == {**SCOPE, **result}
     assert given == {**SCOPE, **document}
+
+
+def test_other_spellings_of_components_are_the_same() -> None:
+    given = {"gateway": {**SCOPE, "limits": {"chat-proc": {"max_queue_size": 7}}}}
+    assert patched(given, {"limits": {"processor": {"max_queue_size": 9}}}) == {
+        **SCOPE,
+        "limits": {"proc": {"max_queue_size": 9}},
+    }
+    assert patched(given, {"limits": {"max_queue_size": 9}}) == {**SCOPE, "limits": {"proc": {}, "max_queue_size": 9}}
