@@ -17,6 +17,13 @@ _COMMANDS = {
     "chat": "Ask one question, or talk.",
 }
 
+_CONFIG_COMMANDS = {
+    "check": "Tell everything that is wrong with a configuration.",
+    "show": "Show the configuration that runs, and where its values come from.",
+    "default": "Print a configuration with every field and its default.",
+    "schema": "Print a JSON Schema of the configuration, for editors.",
+}
+
 
 def create_app() -> cyclopts.App:
     """The commands; each is imported when it is called, so that the others cost nothing."""
@@ -30,13 +37,17 @@ def create_app() -> cyclopts.App:
     bundles.command("kdcube.cli.bundles_new:new", name="new", help="Make the folder of a new bundle.")
     bundles.command("kdcube.cli.bundles:check", name="check", help="Load a bundle, and tell what is wrong with it.")
     app.command(bundles)
+    config = cyclopts.App(name="config", help="Check and show the gateway's configuration.")
+    for name, summary in _CONFIG_COMMANDS.items():
+        config.command(f"kdcube.cli.config:{name}", name=name, help=summary)
+    app.command(config)
     return app
 
 
 def main() -> int:
     """Runs one command; what failed is told in one line."""
     try:
-        create_app()()
+        create_app()(sys.argv[1:])
     except KDCubeError as error:
         print(f"kdcube: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, InvalidInput) else 1

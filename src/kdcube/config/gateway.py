@@ -161,7 +161,14 @@ def check_gateway_document(given: Any) -> Checked:
     if config is None or resolution.errors:
         return Invalid(tuple(resolution.errors), tuple(resolution.warnings))
     resolution.warnings.extend(
-        implausible(config.service_capacity, config.rate_limits, config.pools, config.limits, resolution.written)
+        implausible(
+            config.service_capacity,
+            config.rate_limits,
+            config.pools,
+            config.limits,
+            resolution.written,
+            resolution.is_given,
+        )
     )
     return Valid(config, tuple(resolution.warnings), resolution.origins)
 

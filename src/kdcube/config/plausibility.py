@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from kdcube.config.documents import Finding, dotted
+from kdcube.config.documents import Finding, Path, dotted
 from kdcube.config.findings import Written
 from kdcube.config.sections import COMPONENTS, Limits, PerComponent, Pools, RateLimits, ServiceCapacity
 from kdcube.protocol.turns import UserType
@@ -16,9 +16,10 @@ def implausible(
     pools: PerComponent[Pools],
     limits: PerComponent[Limits],
     written: Written,
+    given: Callable[[Path], bool],
 ) -> list[Finding]:
     """Warnings, each once. How many instances run is not known here, so of some nothing more can be said."""
-    found = dict.fromkeys([*_connections(capacity, pools), *_rates(rates, written), *_limits(limits, written)])
+    found = dict.fromkeys([*_connections(capacity, pools), *_rates(rates, written, given), *_limits(limits, written)])
     return list(found)
 
 
@@ -36,7 +37,7 @@ def _connections(capacity: PerComponent[ServiceCapacity], pools: PerComponent[Po
         )
 
 
-def _rates(rates: PerComponent[RateLimits], written: Written) -> Iterator[Finding]:
+def _rates(rates: PerComponent[RateLimits], written: Written, given: Callable[[Path], bool]) -> Iterator[Finding]:
     for component in COMPONENTS:
         for user_type in UserType:
             rate, stem = rates.of(component).of(user_type), ("rate_limits", component, user_type.value)
@@ -44,7 +45,10 @@ def _rates(rates: PerComponent[RateLimits], written: Written) -> Iterator[Findin
             if rate.hourly == 0 or rate.burst == 0:
                 yield Finding(hourly if rate.hourly == 0 else burst, f"is 0: {user_type} users can send nothing")
             elif -1 < rate.hourly < rate.burst:
-                yield Finding(burst, f"is {rate.burst}, above hourly ({rate.hourly}), so it is never reached")
+                if given((*stem, "hourly")) and not given((*stem, "burst")):
+                    yield Finding(hourly, f"is {rate.hourly}, below burst ({rate.burst}), which is never reached")
+                else:
+                    yield Finding(burst, f"is {rate.burst}, above hourly ({rate.hourly}), so it is never reached")
 
 
 def _limits(limits: PerComponent[Limits], written: Written) -> Iterator[Finding]:
@@ -52,8 +56,8 @@ def _limits(limits: PerComponent[Limits], written: Written) -> Iterator[Finding]
         limit, stem = limits.of(component), ("limits", component)
         running, live = limit.max_running_turns_per_user, limit.max_live_turns_per_user
         if running > live:
-            where = dotted(written((*stem, "max_running_turns_per_user")))
-            yield Finding(where, f"is {running}, above max_live_turns_per_user ({live}), so it is never reached")
+            where = dotted(written((*stem, "max_live_turns_per_user")))
+            yield Finding(where, f"is {live}, below max_running_turns_per_user ({running}), which is never reached")
         if limit.max_text_chars > limit.max_body_bytes:
             where = dotted(written((*stem, "max_text_chars")))
             yield Finding(

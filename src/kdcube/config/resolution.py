@@ -164,9 +164,9 @@ def _take_scope(found: Resolution, rest: dict[str, Any], stem: Path) -> None:
 
 
 def _take_profile(found: Resolution, rest: dict[str, Any], stem: Path) -> Profile:
-    given = rest.pop("profile", None)
-    source = Source.DEFAULT if given is None else Source.GIVEN
-    found.document["profile"] = Profile.DEVELOPMENT if given is None else given
+    source = Source.GIVEN if "profile" in rest else Source.DEFAULT
+    given = rest.pop("profile", Profile.DEVELOPMENT)
+    found.document["profile"] = given
     found.origins[("profile",)] = Origin(source, (*stem, "profile"))
     return Profile(given) if given in list(Profile) else Profile.DEVELOPMENT  # which one is told by validation
 
@@ -181,8 +181,8 @@ def _take_section(found: Resolution, section: str, given: Any, profile: Mapping[
     shared = list(_leaves(found, section, flat, written))
     below = SECTIONS[section]().model_dump()
     resolved: dict[str, Any] = {}
-    for component, (spelling, own) in members.items():
-        stem = (section, component)
+    for component in COMPONENTS:
+        stem, (spelling, own) = (section, component), members.get(component, (component, {}))
         resolved[component] = {}
         for leaf in _plain_leaves(below):
             _lay(found, resolved, stem, leaf, Source.DEFAULT)
@@ -200,7 +200,7 @@ def _take_section(found: Resolution, section: str, given: Any, profile: Mapping[
 
 
 def _take_members(found: Resolution, flat: dict[str, Any], written: Path) -> dict[str, tuple[str, Any]]:
-    """Takes the members of components out of a section. By component: how it was spelled, and its value."""
+    """Takes the members out of a section. By component, where it has one: how it was spelled, and its value."""
     members: dict[str, tuple[str, Any]] = {}
     for component, spellings in COMPONENTS.items():
         used = [spelling for spelling in spellings if spelling in flat]
@@ -208,7 +208,8 @@ def _take_members(found: Resolution, flat: dict[str, Any], written: Path) -> dic
         if len(used) > 1:
             also = f"is the same component as {used[0]}; keep one of them"
             found.errors.append(Finding(dotted((*written, used[1])), also))
-        members[component] = (used[0], values[0]) if used else (component, {})
+        if used:
+            members[component] = (used[0], values[0])
     return members
 
 
@@ -261,11 +262,12 @@ def _take_patterns(found: Resolution, section: str, given: Any, written: Path) -
     if isinstance(given, dict):
         lists = dict(cast("dict[str, Any]", given))
         members = _take_members(found, lists, written)
-        resolved: dict[str, Any] = {component: [] if own == {} else own for component, (_, own) in members.items()}
+        found.document[section] = {**{component: list[Any]() for component in COMPONENTS}, **lists}
+        for component in COMPONENTS:
+            found.origins[section, component] = Origin(Source.DEFAULT, (*written, component))
         for component, (spelling, own) in members.items():
-            source = Source.DEFAULT if own == {} else Source.GIVEN
-            found.origins[section, component] = Origin(source, (*written, spelling))
-        found.document[section] = {**resolved, **lists}
+            found.document[section][component] = own
+            found.origins[section, component] = Origin(Source.GIVEN, (*written, spelling))
     else:
         found.document[section] = dict.fromkeys(COMPONENTS, given)
         for component in COMPONENTS:

@@ -13,12 +13,22 @@ from pydantic_core import PydanticCustomError
 
 from kdcube.config.documents import shown
 from kdcube.config.environment import Number, Whole
+from kdcube.protocol.errors import ConfigurationError
 from kdcube.protocol.turns import UserType
 
 INGRESS_SPELLINGS = ("ingress", "rest", "chat-rest", "chat_rest")
 PROC_SPELLINGS = ("proc", "processor", "worker", "chat-proc", "chat_proc")
 COMPONENTS: dict[str, tuple[str, ...]] = {"ingress": INGRESS_SPELLINGS, "proc": PROC_SPELLINGS}
 """Each component and how it may be written."""
+
+
+def component_of(written: str) -> str:
+    """The component that is meant by any of its spellings. Raises ConfigurationError."""
+    for component, spellings in COMPONENTS.items():
+        if written.lower() in spellings:
+            return component
+    raise ConfigurationError("GATEWAY_COMPONENT", f"is {shown(written)}; give one of {', '.join(COMPONENTS)}")
+
 
 QUEUE_SIZE_MAX = 10_000_000
 
@@ -77,10 +87,9 @@ def _capacity_source(given: Any) -> Any:
     """Turns are run by proc, so only its heartbeats say how many can be."""
     if not isinstance(given, str):
         return given
-    written = given.strip().lower()
-    if written in _CAPACITY_SOURCES:
+    if given in _CAPACITY_SOURCES:
         return "chat:proc"
-    if written.removeprefix("chat:") in INGRESS_SPELLINGS:
+    if given.removeprefix("chat:") in INGRESS_SPELLINGS:
         why = "ingress runs no turns, so it has no capacity"
         raise PydanticCustomError(
             "capacity_source", "is {given}, but {why}; give chat:proc", {"given": shown(given), "why": why}

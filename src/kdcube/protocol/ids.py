@@ -15,7 +15,8 @@ from kdcube.protocol.errors import InvalidInput
 _TURNS = uuid.UUID("5d0a7bd0-21d5-5a5e-9d4e-1f6f6d1b9a01")
 _CONVERSATIONS = uuid.UUID("5d0a7bd0-21d5-5a5e-9d4e-1f6f6d1b9a02")
 _CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}")
-_SCOPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+SCOPE_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
+_SCOPE = re.compile(SCOPE_PATTERN)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 USER_ID_MAX_CHARS = 256
 _VERSION_AND_VARIANT = 0xF << 76 | 0b11 << 62

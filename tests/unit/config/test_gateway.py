@@ -172,7 +172,7 @@ def test_many_errors_are_counted():
         ),
         (
             {"rate_limits": {"anonymous": {"hourly": 5}}},
-            "rate_limits.ingress.anonymous.burst: is 60, above hourly (5), so it is never reached",
+            "rate_limits.anonymous.hourly: is 5, below burst (60), which is never reached",
         ),
         (
             {"rate_limits": {"proc": {"paid": {"hourly": 0}}}},
@@ -180,7 +180,7 @@ def test_many_errors_are_counted():
         ),
         (
             {"limits": {"max_live_turns_per_user": 3}},
-            "limits.ingress.max_running_turns_per_user: is 8, above max_live_turns_per_user (3), so it is never",
+            "limits.max_live_turns_per_user: is 3, below max_running_turns_per_user (8), which is never reached",
         ),
         (
             {"circuit_breakers": {"auth_window_size": 1}},
