@@ -71,7 +71,7 @@ async def _round(connection: Connection, turns: int) -> Figures:
     await connection.call("FLUSHALL")
     await publish_epoch(connection)
     await Workers(connection, KEYS).beat("bench", slots=turns, info={})
-    none = ClassLimits(-1, 60, -1, 1e9)
+    none = ClassLimits(-1, 60, -1, pressure_threshold=1e9)
     admission = Admission(connection, KEYS, AdmissionLimits(dict.fromkeys(UserType, none), 1e9, 0.0, 1000.0, 10**9))
     queue, logs = Queue(connection, KEYS), EventLogs(connection, KEYS)
     claims: list[Claim] = []

@@ -123,6 +123,9 @@ class GatedDatabase(Database):
         self._actor = actor
         self._database = database
 
+    async def available(self) -> None:
+        """The model's faults are its own: it is never known to be away."""
+
     async def fetch(self, sql: str, *args: object) -> Any:
         return await self._actor.ask(f"postgres {_title(sql)}", lambda: self._database.fetch(sql, *args))
 

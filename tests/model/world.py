@@ -85,7 +85,7 @@ class Backend:
         self._postgres = await asyncpg.connect(
             self._database_url, server_settings=settings, max_cached_statement_lifetime=0
         )
-        self.database = Database(_OneConnection(self._postgres), 5.0)  # type: ignore[arg-type]
+        self.database = Database(_OneConnection(self._postgres), asyncio.Event().wait)  # type: ignore[arg-type]
         self.names: dict[str, str] = {}
         for file in (resources.files("kdcube.redis") / "lua").iterdir():
             if not file.name.startswith("_"):

@@ -19,6 +19,8 @@ class Caller:
     email: str | None = None
     anonymous_user_id: str | None = None
     """The anonymous identity whose valid cookie accompanies a signed-in request: both are proven."""
+    address: str | None = None
+    """Of an anonymous caller: where they come from, which is limited as well. None on this machine."""
 
     @property
     def anonymous(self) -> bool:

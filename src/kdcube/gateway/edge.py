@@ -14,8 +14,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.auth import Cors
-from kdcube.gateway.errors import UNEXPECTED, Problem, problem
+from kdcube.gateway.errors import UNEXPECTED, Problem, RequestError, problem
 from kdcube.gateway.exchange import Exchange, begin_exchange
+from kdcube.gateway.rate_fields import NAMES, rate_fields
 from kdcube.telemetry.logging import bound
 
 PREFIX = "/chatbot/api"
@@ -64,6 +65,8 @@ class Edge:
             except ClientDisconnect:
                 logger.info("http.client_gone", path=scope["path"])
             except Exception as error:
+                if isinstance(error, RequestError) and error.left:
+                    exchange.left = error.left
                 told = problem(error)
                 if told is None or started:
                     logger.exception("http.failed", method=scope["method"], path=scope["path"])
@@ -82,7 +85,7 @@ class Edge:
 
 
 def _all_headers(given: Iterable[tuple[bytes, bytes]], exchange: Exchange) -> list[tuple[bytes, bytes]]:
-    headers = [*given, *_HEADERS, (b"x-request-id", exchange.request_id.encode())]
+    headers = [*given, *_HEADERS, (b"x-request-id", exchange.request_id.encode()), *rate_fields(exchange.left)]
     if not any(name == b"cache-control" for name, _ in headers):
         headers.append((b"cache-control", b"no-store"))
     if exchange.set_cookie is not None:
@@ -101,7 +104,7 @@ def with_cors(app: ASGIApp, cors: Cors) -> ASGIApp:
         allow_credentials=cors.allow_credentials,
         allow_methods=cors.allow_methods,
         allow_headers=cors.allow_headers,
-        expose_headers=(*cors.expose_headers, "X-Request-ID", "Retry-After"),
+        expose_headers=(*cors.expose_headers, "X-Request-ID", "Retry-After", *NAMES),
         max_age=cors.max_age,
     )
 

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from kdcube.protocol.errors import EpochMismatch, InvalidInput, KDCubeError, StoreUnavailable
+from kdcube.redis.rates import Left
 
 STORE_RETRY_S = 2.0
 """What a client is told to wait when a store is away: about the time of a restart."""
@@ -31,6 +32,7 @@ class RequestError(KDCubeError):
         self.error = error or self.word
         self.field = field
         self.retry_after_s: float | None = None
+        self.left: Left = ()
 
 
 class BadRequest(RequestError):
@@ -129,6 +131,13 @@ _STATUS: dict[type[RequestError], int] = {
     Unavailable: 503,
 }
 
+_DEPENDENCIES = {
+    "postgres": "The database",
+    "valkey": "The queue",
+    "identity": "The identity provider",
+    "storage": "The file storage",
+}
+
 _ROUTING = {404: ("not_found", "There is no such route."), 405: ("method_not_allowed", "The route has no such method.")}
 
 
@@ -146,8 +155,9 @@ def problem(error: Exception) -> Problem | None:
                 503, "rebuilding", "The working state is being rebuilt; try again.", None, math.ceil(STORE_RETRY_S)
             )
         case StoreUnavailable():
+            what = _DEPENDENCIES.get(error.store, error.store)
             return Problem(
-                503, "store_unavailable", "A store cannot be reached; try again.", None, math.ceil(STORE_RETRY_S)
+                503, "store_unavailable", f"{what} cannot be reached; try again.", None, math.ceil(STORE_RETRY_S)
             )
         case HTTPException() if error.status_code in _ROUTING:
             return Problem(error.status_code, *_ROUTING[error.status_code], allow=(error.headers or {}).get("Allow"))

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from kdcube.protocol.ids import new_id
+from kdcube.redis.rates import Left
 
 _KEY = "kdcube.exchange"
 _SANE = re.compile(r"[A-Za-z0-9._:-]{8,64}")
@@ -16,10 +17,13 @@ _SANE = re.compile(r"[A-Za-z0-9._:-]{8,64}")
 
 @dataclass(slots=True)
 class Exchange:
-    """``request_id`` goes into the response, the log lines and the turn; ``set_cookie`` into the response."""
+    """``request_id`` goes into the response, the log lines and the turn; ``set_cookie``, and what is ``left`` of the
+    caller's rates, into the response.
+    """
 
     request_id: str
     set_cookie: str | None = None
+    left: Left = ()
 
 
 def begin_exchange(scope: Scope) -> Exchange:

@@ -13,6 +13,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from kdcube.gateway.errors import Conflict, NotFound, RateLimited, RequestError, Unavailable
+from kdcube.gateway.limits import WORDS
 from kdcube.ingress.cancelling import Cancelling
 from kdcube.postgres.database import RowRejected
 from kdcube.postgres.records import Admission as Record
@@ -21,9 +22,10 @@ from kdcube.postgres.records import ConversationRefused, Existing, Inserted
 from kdcube.postgres.turns import Turns
 from kdcube.protocol.errors import EpochMismatch, InvalidInput, StoreUnavailable
 from kdcube.protocol.turns import ReceiptState, TurnEnvelope, TurnState, decode_envelope
-from kdcube.redis.admission import Admission, Admitted, Delivered, Duplicate, Rejected
+from kdcube.redis.admission import ANYWHERE, Admission, Admitted, Delivered, Duplicate, Rejected
 from kdcube.redis.epoch import EpochWatch
 from kdcube.redis.queue import Queue
+from kdcube.redis.rates import Left, Sender
 from kdcube.redis.workers import Workers
 from kdcube.telemetry.failpoints import hit
 
@@ -34,8 +36,7 @@ _RECEIPTS: Mapping[TurnState, ReceiptState] = {
 }
 
 _LIMITED: Mapping[str, str] = {
-    "rate_limit_burst": "Too many messages at once.",
-    "rate_limit_hourly": "Too many messages within an hour.",
+    **WORDS,
     "user_queue_full": "Too many of your messages are waiting.",
 }
 _UNAVAILABLE: Mapping[str, str] = {
@@ -59,6 +60,8 @@ class Acceptance:
     eta_s: float | None = None
     receipt: ReceiptState | None = None
     duplicate: bool = False
+    left: Left = ()
+    """What is left of the sender's rates."""
 
 
 class Accepting:
@@ -91,20 +94,22 @@ class Accepting:
         if self._under_way:
             await asyncio.wait(self._under_way)
 
-    async def accept(self, envelope: TurnEnvelope) -> Acceptance:
+    async def accept(self, envelope: TurnEnvelope, sender: Sender = ANYWHERE) -> Acceptance:
         """Returns when the turn is committed. Cancelling the caller does not cancel what has begun.
 
-        Raises Conflict, NotFound, RateLimited, Unavailable (``outcome_unknown``: the turn may run), EpochMismatch.
+        Raises Conflict, NotFound, RateLimited, Unavailable (``outcome_unknown``: the turn may run), EpochMismatch, and
+        StoreUnavailable when nothing was begun because a store is known to be away.
         """
-        task = asyncio.create_task(self._accept(envelope))
+        task = asyncio.create_task(self._accept(envelope, sender))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
 
-    async def _accept(self, envelope: TurnEnvelope) -> Acceptance:
+    async def _accept(self, envelope: TurnEnvelope, sender: Sender) -> Acceptance:
+        await self._turns.available()
         epoch, nonce = self._epochs.current, secrets.token_hex(8)
         try:
-            outcome = await self._admission.admit(envelope, epoch=epoch, nonce=nonce)
+            outcome = await self._admission.admit(envelope, epoch=epoch, nonce=nonce, sender=sender)
             await hit("ingress.accept.admitted")
         except EpochMismatch:
             self._epochs.suspect()
@@ -113,7 +118,9 @@ class Accepting:
             raise _outcome_unknown(error) from error
         match outcome:
             case Rejected():
-                raise _rejection(outcome)
+                refusal = _rejection(outcome)
+                refusal.left = outcome.left
+                raise refusal
             case Duplicate():
                 return await self._repeat(envelope, outcome, epoch)
             case Admitted():
@@ -123,13 +130,13 @@ class Accepting:
         try:
             committed = await self._commit(record)
         except RowRejected as error:
-            await self._withdraw(envelope, epoch, nonce)
+            await self._withdraw(envelope, epoch, nonce, sender)
             raise InvalidInput("message", "the message holds what cannot be stored") from error
         match committed:
             case Inserted(state):
                 return await self._admitted(envelope, outcome, state)
             case ConversationRefused():
-                await self._withdraw(envelope, epoch, nonce)
+                await self._withdraw(envelope, epoch, nonce, sender)
                 raise _no_conversation()
             case Existing(order=outcome.order):  # a repeat, or the worker, was faster to commit this admission
                 return await self._admitted(envelope, outcome, committed.state)
@@ -137,26 +144,26 @@ class Accepting:
                 same = committed.content_hash == envelope.content_hash
                 if not same or committed.state not in _WAITING:
                     # Does nothing to an admission that a worker has claimed: then the row is that worker's.
-                    await self._withdraw(envelope, epoch, nonce)
+                    await self._withdraw(envelope, epoch, nonce, sender)
                 if not same:
                     raise _other_content()
-                return await self._attached(envelope, committed.state)
+                return await self._attached(envelope, committed.state, outcome.left)
 
     async def _admitted(self, envelope: TurnEnvelope, outcome: Admitted | Delivered, state: TurnState) -> Acceptance:
         ids = (envelope.turn_id, envelope.client_turn_id, envelope.conversation_id)
         if isinstance(outcome, Admitted):
             if outcome.interrupts:
                 await self._cancelling.interrupted(outcome.interrupts, envelope.user_id)
-            return Acceptance(*ids, position=outcome.position, eta_s=outcome.eta_s)
+            return Acceptance(*ids, position=outcome.position, eta_s=outcome.eta_s, left=outcome.left)
         if state is TurnState.CANCELLED:  # the turn that it steers was cancelled in the meantime
             await self._cancelling.interrupted(envelope.turn_id, envelope.user_id)
-            return Acceptance(*ids, receipt=ReceiptState.CANCELLED)
-        return Acceptance(*ids, receipt=_RECEIPTS.get(state, ReceiptState.ACCEPTED))
+            return Acceptance(*ids, receipt=ReceiptState.CANCELLED, left=outcome.left)
+        return Acceptance(*ids, receipt=_RECEIPTS.get(state, ReceiptState.ACCEPTED), left=outcome.left)
 
     async def _repeat(self, envelope: TurnEnvelope, found: Duplicate, epoch: int) -> Acceptance:
         """The same message was admitted before; whoever did that may not have lived to commit it."""
         if found.envelope is None:
-            return await self._attached(envelope, found.state)
+            return await self._attached(envelope, found.state, found.left)
         original = decode_envelope(found.envelope)
         record = Record(original, found.order, found.accepted_ms, steer_of=found.steers, interrupts=found.interrupts)
         if isinstance(await self._commit(record), ConversationRefused):
@@ -172,9 +179,10 @@ class Accepting:
             eta_s=eta_s,
             receipt=ReceiptState.ACCEPTED if found.steers else None,
             duplicate=True,
+            left=found.left,
         )
 
-    async def _attached(self, envelope: TurnEnvelope, state: TurnState) -> Acceptance:
+    async def _attached(self, envelope: TurnEnvelope, state: TurnState, left: Left) -> Acceptance:
         """The turn that PostgreSQL has under this id."""
         turn = await self._turns.get(envelope.turn_id, envelope.user_id)
         if turn is None:  # handed over with its conversation when its anonymous owner signed in
@@ -185,6 +193,7 @@ class Accepting:
             turn.conversation_id,
             receipt=_RECEIPTS.get(state),
             duplicate=True,
+            left=left,
         )
 
     async def _commit(self, record: Record) -> Committed:
@@ -206,10 +215,10 @@ class Accepting:
     def _ring_again(self) -> None:
         self._rang = False
 
-    async def _withdraw(self, envelope: TurnEnvelope, epoch: int, nonce: str) -> None:
+    async def _withdraw(self, envelope: TurnEnvelope, epoch: int, nonce: str, sender: Sender) -> None:
         """Failures are only logged: START refuses what PostgreSQL has refused."""
         try:
-            await self._admission.withdraw(envelope, epoch=epoch, nonce=nonce)
+            await self._admission.withdraw(envelope, epoch=epoch, nonce=nonce, sender=sender)
         except (EpochMismatch, StoreUnavailable) as error:
             logger.warning("admission.not_withdrawn", turn_id=envelope.turn_id, reason=str(error))
 

@@ -13,10 +13,11 @@ from kdcube.config.ingress import IngressSettings
 from kdcube.gateway.adopting import adopt_config
 from kdcube.gateway.edge import Edge, allows_origin, with_cors
 from kdcube.gateway.following import Following
-from kdcube.gateway.identity.addresses import Addresses, Buckets
+from kdcube.gateway.identity.addresses import Addresses, Openings
 from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.identity.opening import open_authenticator
 from kdcube.gateway.identity.sessions import Sessions
+from kdcube.gateway.limits import Limiter
 from kdcube.gateway.routing import no_route, route
 from kdcube.ingress.accepting import Accepting
 from kdcube.ingress.cancelling import Cancelling
@@ -33,14 +34,14 @@ from kdcube.postgres.conversations import Conversations
 from kdcube.postgres.database import Database, open_database
 from kdcube.postgres.gateway_configs import GatewayConfigs
 from kdcube.postgres.turns import Turns
-from kdcube.protocol.turns import UserType
-from kdcube.redis.admission import Admission, AdmissionLimits, ClassLimits
+from kdcube.redis.admission import Admission
 from kdcube.redis.connection import Connection, open_connection
 from kdcube.redis.epoch import EpochWatch, WorkingState
 from kdcube.redis.eventlog import EventLogs
 from kdcube.redis.feed import Feeds
 from kdcube.redis.keys import Keys
 from kdcube.redis.queue import Queue
+from kdcube.redis.rates import Rates
 from kdcube.redis.server import check_server
 from kdcube.redis.subscriber import open_subscriber
 from kdcube.redis.workers import Workers
@@ -88,7 +89,8 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         audit = Audit(database, *scope)
         configs = GatewayConfigs(database, audit, *scope)
         await enter(Following(live, configs, connection, subscriber, keys).following())
-        admission = Admission(connection, keys, admission_limits(live.current))
+        limiter = Limiter(Rates(connection, keys), live)
+        admission = Admission(connection, keys, limiter.admission)
         queue = Queue(connection, keys)
         feeds = Feeds(connection, keys)
         cancelling = Cancelling(turns, conversations, queue, epochs)
@@ -108,7 +110,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         )
 
         def enforce(config: GatewayConfig) -> None:
-            admission.limits = admission_limits(config)
+            admission.limits = limiter.admission
             queue.running_per_user = admission.limits.running_per_user
             streams.max_streams = config.limits.ingress.max_sse_connections_per_instance
 
@@ -118,7 +120,8 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             await enter(open_authenticator(settings.auth)),
             Sessions(settings.session_secret.get_secret_value(), *scope),
             addresses=Addresses(settings.trusted_proxies),
-            buckets=Buckets(),
+            openings=Openings(connection, keys),
+            limiter=limiter,
             allows_origin=allows_origin(settings.cors),
         )
         about = ServiceRoutes(
@@ -138,32 +141,15 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
                 conversations,
                 feeds,
                 live,
+                limiter,
             ),
-            ConversationRoutes(callers, conversations, turns, composer, accepting, cancelling, feeds, live),
-            ProfileRoutes(callers, conversations, live, service.bundles),
-            OpenAIRoutes(callers, composer, accepting, cancelling, streams, service.bundles, live),
+            ConversationRoutes(callers, conversations, turns, composer, accepting, cancelling, feeds, live, limiter),
+            ProfileRoutes(callers, conversations, live, limiter, service.bundles),
+            OpenAIRoutes(callers, composer, accepting, cancelling, streams, service.bundles, live, limiter),
             about,
         )
         edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error})
         yield Ingress(with_cors(edge, settings.cors), about, streams)
-
-
-def admission_limits(gateway: GatewayConfig) -> AdmissionLimits:
-    """What the admission script enforces. Pressure is that of proc's capacity; rates are those of ingress."""
-    pressure, rates = gateway.backpressure.ingress, gateway.rate_limits.ingress
-    of_class = {user_type: rates.of(user_type) for user_type in UserType}
-    return AdmissionLimits(
-        classes={
-            user_type: ClassLimits(rate.burst, rate.burst_window, rate.hourly, pressure.threshold(user_type))
-            for user_type, rate in of_class.items()
-        },
-        hard_limit_threshold=pressure.hard_limit_threshold,
-        capacity_buffer=pressure.capacity_buffer,
-        queue_depth_multiplier=pressure.queue_depth_multiplier,
-        max_queue_size=gateway.limits.proc.max_queue_size,
-        running_per_user=gateway.limits.proc.max_running_turns_per_user,
-        live_per_user=gateway.limits.proc.max_live_turns_per_user,
-    )
 
 
 def _checks(connection: Connection, database: Database, epochs: EpochWatch) -> dict[str, Check]:

@@ -9,6 +9,7 @@ import msgspec
 
 from kdcube.config.gateway import Limits
 from kdcube.gateway.edge import PREFIX
+from kdcube.gateway.rate_fields import NAMES as RATE_FIELDS
 from kdcube.ingress.messages import Send
 from kdcube.ingress.requests import FEEDBACK_MAX_CHARS, REACTION_MAX_CHARS, Cancel, Feedback, Patch, Status
 from kdcube.ingress.routes.openai_request import ChatCompletion
@@ -88,6 +89,7 @@ _SCHEMAS: Json = {
         }
     ),
     "Bundles": _object({"items": _array(_ref("Bundle")), "default_bundle_id": _nullable(_TEXT)}),
+    "Left": _object({"left": _COUNT, "reset_s": _COUNT}),
     "Profile": _object(
         {
             "user_type": _USER_TYPE,
@@ -97,6 +99,7 @@ _SCHEMAS: Json = {
             "roles": _array(_TEXT),
             "session_id": _TEXT,
             "limits": {"type": "object", "additionalProperties": {"type": "integer"}},
+            "limits_left": _nullable({"type": "object", "additionalProperties": _ref("Left")}),
             "bundles": _array(_ref("Bundle")),
             "default_bundle_id": _nullable(_TEXT),
         },
@@ -211,6 +214,8 @@ _MEANINGS = {
 }
 
 
+RATE_DRAFT = "As draft-ietf-httpapi-ratelimit-headers-11; also on answers to messages that were accepted"
+
 _SECURITY: list[Json] = [{"bearer": []}, {"session": []}, {"cookie": []}]
 
 
@@ -235,7 +240,7 @@ def _operation(
         "parameters": list(parameters),
         "responses": {
             str(status): {"description": "Done", "content": answer},
-            **{str(code): _error(code, shape) for code in sorted({*errors, 503})},
+            **{str(code): _error(code, shape) for code in sorted({*errors, *(() if public else (429,)), 503})},
         },
     }
     if body is not None:
@@ -251,6 +256,9 @@ def _error(code: int, shape: str) -> Json:
     answer: Json = {"description": _MEANINGS[code], "content": _content(_ref(shape))}
     if code in (429, 503):
         answer["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds"}}
+    if code == 429:
+        for name in RATE_FIELDS:
+            answer["headers"][name] = {"schema": {"type": "string"}, "description": RATE_DRAFT}
     return answer
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol, TypeVar
@@ -11,12 +13,22 @@ from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 
+from kdcube.breaker import Breaker, State
 from kdcube.protocol.errors import ConfigurationError, KDCubeError, StoreUnavailable
 
 Row = asyncpg.Record
 R = TypeVar("R")
 
+STORE = "postgres"
 OLDEST_SERVER = 15
+ACQUIRE_S = 2.0
+"""So long a call waits for a free connection; when nobody had an answer in that time, PostgreSQL hangs."""
+MAX_WAITING = 1_000
+"""Calls that wait so; above, they are refused at once."""
+PROBE_MIN_S = 0.25
+PROBE_MAX_S = 1.0
+HOPE_S = 0.5
+MAX_HOPING = 32
 _ATTEMPTS = 4
 """How often a transaction that PostgreSQL chose as the victim of a deadlock is tried."""
 _SPREAD_S = 0.05
@@ -34,6 +46,10 @@ class _Contention(Exception):
     """A deadlock or a serialization failure: rolled back, worth another attempt."""
 
 
+class _Busy(Exception):
+    """PostgreSQL answers, and has no connection to spare for this one."""
+
+
 class Fetch(Protocol):
     """Runs one statement in a transaction of the caller and gives its rows."""
 
@@ -43,11 +59,25 @@ class Fetch(Protocol):
 class Database:
     """A pool of connections. Every method raises StoreUnavailable when PostgreSQL cannot be reached, does not answer in
     time or is shutting down (the outcome of a write is then unknown), and RowRejected when it refuses the data.
+
+    While it is known to be away (``breaker``) calls are refused at once, and it is tried again by ``keep_probing``.
+    Those that wait for a connection, or for the verdict of a probe, are bounded in number and time.
     """
 
-    def __init__(self, pool: asyncpg.Pool[Row], acquire_timeout_s: float) -> None:
+    def __init__(
+        self, pool: asyncpg.Pool[Row], probe: Callable[[], Awaitable[None]], *, acquire_timeout_s: float = ACQUIRE_S
+    ) -> None:
         self._pool = pool
+        self._probe = probe
         self._acquire_timeout_s = acquire_timeout_s
+        self._waiting = 0
+        self._hoping = 0
+        self._answers = 0
+        self._there = asyncio.Event()
+        self._there.set()
+        self._away = asyncio.Event()
+        self.breaker = Breaker(STORE, rest_s=PROBE_MIN_S, max_rest_s=PROBE_MAX_S, own_probe=True)
+        self.breaker.on_change.append(self._changed)
 
     async def ping(self) -> None:
         """One round trip."""
@@ -75,17 +105,82 @@ class Database:
 
         return await self._attempt(in_transaction)
 
+    async def available(self) -> None:
+        """Raises StoreUnavailable at once when PostgreSQL is known to be away. Asks nothing of it."""
+        if not self._there.is_set():
+            await self._hope()
+            self.breaker.check()
+
+    async def keep_probing(self) -> None:
+        """Runs as long as the pool: tries PostgreSQL while it is away, on a connection of its own."""
+        while True:
+            await self._away.wait()
+            began = time.monotonic()
+            with contextlib.suppress(StoreUnavailable), self.breaker.probing(), translated():
+                await self._probe()
+            # The rest is for a server that refuses; one that hangs has had it already.
+            await asyncio.sleep(max(0.0, self.breaker.retry_after_s - (time.monotonic() - began)))
+
     async def _attempt(self, work: Callable[[Connection], Awaitable[R]]) -> R:
+        if not self._there.is_set():
+            await self._hope()
         for _ in range(_ATTEMPTS):
             try:
-                with translated():
+                with self.breaker.guarding(), translated():
                     # A deadline costs a task; with an idle connection there is nothing to wait for.
-                    timeout_s = None if self._pool.get_idle_size() else self._acquire_timeout_s
-                    async with self._pool.acquire(timeout=timeout_s) as connection:
-                        return await work(connection)
+                    if self._pool.get_idle_size():
+                        async with self._pool.acquire() as connection:
+                            done = await work(connection)
+                    else:
+                        done = await self._in_turn(work)
+                self._answers += 1
+                return done
+            except _Busy:
+                raise StoreUnavailable(STORE, "too many wait for a connection", refused=True) from None
             except _Contention:  # the other may have been a victim as well: do not meet again
                 await asyncio.sleep(random.uniform(0, _SPREAD_S))  # noqa: S311
-        raise StoreUnavailable("postgres", f"deadlocked {_ATTEMPTS} times")
+        raise StoreUnavailable(STORE, f"deadlocked {_ATTEMPTS} times")
+
+    async def _in_turn(self, work: Callable[[Connection], Awaitable[R]]) -> R:
+        """``work`` on the next connection that is free."""
+        if self._waiting >= MAX_WAITING:
+            raise _Busy
+        acquiring = self._pool.acquire(timeout=self._acquire_timeout_s)
+        self._waiting += 1
+        answers = self._answers
+        try:
+            connection: Connection = await acquiring.__aenter__()
+        except TimeoutError:
+            if self._answers > answers:
+                raise _Busy from None
+            raise  # not one answer to anybody in all that time
+        finally:
+            self._waiting -= 1
+        try:
+            return await work(connection)
+        finally:
+            await acquiring.__aexit__(None, None, None)
+
+    async def _hope(self) -> None:
+        """A few callers wait a moment for the probe that may be about to succeed."""
+        if self._hoping >= MAX_HOPING:
+            return
+        self._hoping += 1
+        try:
+            async with asyncio.timeout(HOPE_S):
+                await self._there.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._hoping -= 1
+
+    def _changed(self, state: State) -> None:
+        if state is State.CLOSED:
+            self._away.clear()
+            self._there.set()
+        else:
+            self._there.clear()
+            self._away.set()
 
 
 Connection = Any
@@ -110,7 +205,7 @@ def translated(doing: str = "") -> Generator[None]:
     except _REJECTED as error:
         raise RowRejected(_message(error), getattr(error, "constraint_name", None)) from error
     except _UNAVAILABLE as error:
-        raise StoreUnavailable("postgres", doing + _message(error)) from error
+        raise StoreUnavailable(STORE, doing + _message(error)) from error
 
 
 def _address(dsn: str) -> str:
@@ -139,6 +234,14 @@ async def open_database(
 
     ``name`` shows in pg_stat_activity. Raises StoreUnavailable, or ConfigurationError when the server breaks a promise.
     """
+
+    async def probe() -> None:
+        connection = await asyncpg.connect(dsn, timeout=connect_timeout_s, command_timeout=command_timeout_s)
+        try:
+            await connection.fetch("select 1")
+        finally:
+            connection.terminate()
+
     with translated(f"cannot connect to {_address(dsn)}: "):
         pool = await asyncpg.create_pool(
             dsn,
@@ -150,9 +253,14 @@ async def open_database(
             server_settings=server_settings(name, statement_timeout_s=command_timeout_s),
         )
     try:
-        database = Database(pool, connect_timeout_s)
+        database = Database(pool, probe)
         await _check_server(database)
-        yield database
+        probing = asyncio.create_task(database.keep_probing(), name="postgres-probing")
+        try:
+            yield database
+        finally:
+            probing.cancel()
+            await asyncio.wait({probing})
     finally:
         await _close(pool, command_timeout_s)
 

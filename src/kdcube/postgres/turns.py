@@ -62,6 +62,10 @@ class Turns:
     ) -> None:
         await self._groups.aclose()
 
+    async def available(self) -> None:
+        """Raises StoreUnavailable when PostgreSQL is known to be away."""
+        await self._database.available()
+
     async def admit(self, admission: Admission) -> Admitted:
         """Commits the turn's row, and its conversation if that is new; grouped. 202 follows.
 

@@ -11,10 +11,13 @@ import msgspec
 from kdcube.protocol.turns import TurnEnvelope, TurnState, UserType, encode_envelope
 from kdcube.redis.connection import Connection
 from kdcube.redis.keys import Keys
+from kdcube.redis.rates import UNLIMITED, Left, RateLimit, Sender, left_of, rate_arguments, rate_keys
 from kdcube.redis.scripts import Script
 
 _ADMIT = Script("admit")
 _WITHDRAW = Script("withdraw")
+
+ANYWHERE = Sender()
 
 _STATES = {
     "q": TurnState.QUEUED,
@@ -33,18 +36,18 @@ def state_of(letter: str) -> TurnState:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassLimits:
-    """Limits of one user type. -1 is none. ``pressure_threshold`` is a share of the capacity, above 0."""
+class ClassLimits(RateLimit):
+    """Limits of one user type. ``pressure_threshold`` is the share of the capacity that it may fill, above 0."""
 
-    burst: int
-    burst_window_s: float
-    hourly: int
-    pressure_threshold: float
+    pressure_threshold: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class AdmissionLimits:
-    """What admission enforces. Capacity = live slots x (1 - capacity_buffer) x queue_depth_multiplier."""
+    """What admission enforces. Capacity = live slots x (1 - capacity_buffer) x queue_depth_multiplier.
+
+    A class may fill its share of it, and one turn at least, with turns that wait or run, of whatever class.
+    """
 
     classes: Mapping[UserType, ClassLimits]
     hard_limit_threshold: float
@@ -68,6 +71,8 @@ class Admitted:
     position: int
     eta_s: float
     interrupts: str | None
+    left: Left = ()
+    """What is left of the rates now; so in all outcomes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Delivered:
     order: int
     accepted_ms: int
     steers: str
+    left: Left = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +97,7 @@ class Duplicate:
     steers: str | None
     interrupts: str | None
     """As of Admitted: whoever admitted it may not have lived to cancel that turn."""
+    left: Left = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +110,12 @@ class Rejected:
 
     reason: str
     retry_after_s: float
+    """After that it would be admitted, if nothing else happened and turns took as long as they lately did."""
+    left: Left = ()
 
 
 class Admission:
-    """Admits messages into one partition."""
+    """Admits messages into one partition. ``limits`` may be replaced at any time."""
 
     def __init__(self, connection: Connection, keys: Keys, limits: AdmissionLimits) -> None:
         self._connection = connection
@@ -115,22 +124,27 @@ class Admission:
         self.limits = limits
 
     async def admit(
-        self, envelope: TurnEnvelope, *, epoch: int, nonce: str
+        self, envelope: TurnEnvelope, *, epoch: int, nonce: str, sender: Sender = ANYWHERE
     ) -> Admitted | Delivered | Duplicate | Rejected:
         """Admits ``envelope``. ``nonce`` is random for each request: a repeat with the same one returns its outcome.
 
-        Raises StoreUnavailable when the outcome is unknown and EpochMismatch while Valkey is being rebuilt.
+        Whatever ``sender`` says of rates, pressure counts. Raises StoreUnavailable when the outcome is unknown and
+        EpochMismatch while Valkey is being rebuilt.
         """
         keys, limits = self._keys, self.limits
         of_class = limits.classes[envelope.user_type]
+        rate = of_class if sender.rated else UNLIMITED
+        of_user, of_address = rate_keys(keys, envelope.user_id, sender.address)
+        burst, window_ms, hourly, share = rate_arguments(rate, sender.address)
         reply = await _ADMIT(
             self._connection,
             [
                 *self._state,
                 keys.done(envelope.turn_id),
-                keys.rate(envelope.session_id),
+                of_user,
                 keys.feed(envelope.user_id),
                 keys.live(envelope.user_id),
+                of_address,
             ],
             [
                 epoch,
@@ -145,9 +159,9 @@ class Admission:
                 envelope.policy,
                 nonce,
                 envelope.client_turn_id,
-                of_class.burst,
-                int(of_class.burst_window_s * 1000),
-                of_class.hourly,
+                burst,
+                window_ms,
+                hourly,
                 of_class.pressure_threshold,
                 limits.hard_limit_threshold,
                 limits.capacity_buffer,
@@ -160,16 +174,16 @@ class Admission:
                 accepted_event(envelope),
                 int(limits.memory_threshold * 1000),
                 limits.live_per_user,
+                share,
             ],
         )
-        match reply[0]:
-            case b"admitted":
-                _, order, accepted, position, eta, interrupted = reply
-                return Admitted(order, accepted, position, eta / 1000, interrupted.decode() or None)
-            case b"delivered":
-                return Delivered(reply[1], reply[2], reply[3].decode())
-            case b"duplicate":
-                _, state, order, accepted, conversation, packed, steers, interrupted = reply
+        left = left_of(rate, reply[0])
+        match reply[1:]:
+            case [b"admitted", order, accepted, position, eta, interrupted]:
+                return Admitted(order, accepted, position, eta / 1000, interrupted.decode() or None, left)
+            case [b"delivered", order, accepted, steered]:
+                return Delivered(order, accepted, steered.decode(), left)
+            case [b"duplicate", state, order, accepted, conversation, packed, steers, interrupted]:
                 return Duplicate(
                     state_of(state.decode()),
                     order,
@@ -178,13 +192,20 @@ class Admission:
                     packed or None,
                     steers.decode() or None,
                     interrupted.decode() or None,
+                    left,
                 )
+            case [_, reason, retry_after_ms]:
+                return Rejected(reason.decode(), retry_after_ms / 1000, left)
             case _:
-                return Rejected(reply[1].decode(), reply[2] / 1000)
+                raise ValueError(f"an answer of {len(reply)} parts")
 
-    async def withdraw(self, envelope: TurnEnvelope, *, epoch: int, nonce: str) -> bool:
-        """Takes an admission back that PostgreSQL refused; False when it is not there or a worker has claimed it."""
+    async def withdraw(self, envelope: TurnEnvelope, *, epoch: int, nonce: str, sender: Sender = ANYWHERE) -> bool:
+        """Takes an admission back that PostgreSQL refused; False when it is not there or a worker has claimed it.
+
+        ``sender`` is as it was admitted: what it was charged is given back.
+        """
         keys = self._keys
+        charged = list(dict.fromkeys(rate_keys(keys, envelope.user_id, sender.address))) if sender.rated else []
         event = msgspec.json.encode(
             {
                 "type": "turn.withdrawn",
@@ -195,7 +216,7 @@ class Admission:
         )
         withdrawn = await _WITHDRAW(
             self._connection,
-            [*self._state, keys.feed(envelope.user_id), keys.live(envelope.user_id)],
+            [*self._state, keys.feed(envelope.user_id), keys.live(envelope.user_id), *charged],
             [
                 epoch,
                 envelope.turn_id,

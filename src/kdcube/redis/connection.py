@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from kdcube.breaker import Breaker
 from kdcube.protocol.errors import KDCubeError, StoreUnavailable
 from kdcube.redis.endpoint import Endpoint, parse_endpoint
 from kdcube.redis.wire import STORE, Argument, ServerError, Wire, open_wire
@@ -56,6 +57,8 @@ class Connection:
         self._on_push = on_push
         self._wire = self._new_wire()
         self._connected = asyncio.Event()
+        self.breaker = Breaker(STORE, own_probe=True)
+        """Open while there is no connection: calls then fail at once, and each attempt to connect is a probe."""
         self.on_connect: list[Callable[[], None]] = []
         self.hello: dict[bytes, Any] = {}
 
@@ -94,12 +97,13 @@ class Connection:
     async def connect(self) -> None:
         """Connects once. Raises StoreUnavailable."""
         wire = self._new_wire()
-        try:
-            async with asyncio.timeout(self._handshake_s):
-                self.hello = await open_wire(self._endpoint, wire, name=self._name)
-        except (OSError, KDCubeError) as error:  # OSError includes TimeoutError
-            reason = str(error) or f"no answer within {self._handshake_s} s"
-            raise StoreUnavailable(STORE, f"cannot connect to {self._endpoint}: {reason}") from error
+        with self.breaker.probing():
+            try:
+                async with asyncio.timeout(self._handshake_s):
+                    self.hello = await open_wire(self._endpoint, wire, name=self._name)
+            except (OSError, KDCubeError) as error:  # OSError includes TimeoutError
+                reason = str(error) or f"no answer within {self._handshake_s} s"
+                raise StoreUnavailable(STORE, f"cannot connect to {self._endpoint}: {reason}") from error
         self._wire = wire
         self._connected.set()
         for listener in tuple(self.on_connect):
@@ -115,6 +119,7 @@ class Connection:
             await asyncio.wait({wire.lost}, timeout=_IDLE_PROBE_S)
             if wire.lost.done():
                 self._connected.clear()
+                self.breaker.trip(wire.lost.result())
                 logger.warning("valkey.connection_lost", connection=self._name, reason=wire.lost.result())
                 await self._reconnect()
             elif wire.idle:

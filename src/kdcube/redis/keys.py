@@ -105,8 +105,17 @@ class Keys:
         """What a turn that has ended leaves for 24 h, so that a repeated send is answered."""
         return self._key("done", turn_id)
 
-    def rate(self, session_id: str) -> str:
-        return self._key("rate", session_id)
+    def rate(self, user_id: str) -> str:
+        """How much of its limits a user has used, whatever its sessions."""
+        return self._key("rate", user_id)
+
+    def address_rate(self, address: str) -> str:
+        """The same of all anonymous users of an address."""
+        return self._key("addressrate", address)
+
+    def sessions_opened(self, address: str) -> str:
+        """The bucket of anonymous sessions that an address may open."""
+        return self._key("opened", address)
 
     def log(self, turn_id: str) -> str:
         """Stream: the events of a turn; the id of an entry is the offset of its last event."""

@@ -36,7 +36,7 @@ from kdcube.redis.workers import Workers
 ECHO = str(Path(kdcube.__file__).parent / "echo")
 KEYS = Keys("local", "main")
 LIMITS = AdmissionLimits(
-    classes={user_type: ClassLimits(-1, 60, -1, 1.0) for user_type in UserType},
+    classes={user_type: ClassLimits(-1, 60, -1, pressure_threshold=1.0) for user_type in UserType},
     hard_limit_threshold=1.0,
     capacity_buffer=0.0,
     queue_depth_multiplier=1000,

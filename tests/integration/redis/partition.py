@@ -378,7 +378,7 @@ _STATE = (
     *("schedule", "doorbell", "beats", "slots"),
 )
 _OTHER_KEYS = ("building", "server", "format", "workers", "stops")
-_KEYS_OF_TURNS = ("done", "rate", "log", "logmeta", "feed", "live")
+_KEYS_OF_TURNS = ("done", "rate", "addressrate", "log", "logmeta", "feed", "live")
 
 
 def _name(key: bytes) -> str:

@@ -8,7 +8,16 @@ KEYS = Keys("acme", "support", 2)
 
 
 def every_key(keys: Keys) -> list[str]:
-    by_id = (keys.done, keys.rate, keys.log, keys.log_meta, keys.feed, keys.live)
+    by_id = (
+        keys.done,
+        keys.rate,
+        keys.address_rate,
+        keys.sessions_opened,
+        keys.log,
+        keys.log_meta,
+        keys.feed,
+        keys.live,
+    )
     others = (keys.building, keys.server, keys.format, keys.workers, keys.stops)
     return [*keys.state(), *others, *(name("x") for name in by_id)]
 

@@ -1,4 +1,4 @@
-"""Where requests come from, and how many anonymous users one address may open."""
+"""Where requests come from, and how many anonymous sessions one address may open."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from starlette.requests import Request
+
+from kdcube.protocol.errors import StoreUnavailable
+from kdcube.redis.buckets import take_token
+from kdcube.redis.connection import Connection
+from kdcube.redis.keys import Keys
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -41,6 +46,13 @@ def _address(text: str) -> Address:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def network_of(address: Address) -> str:
+    """What counts as one address: of IPv6 a /64, of which one user commands every address."""
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+
+
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """``burst`` at once, then ``per_s`` a second."""
@@ -56,8 +68,12 @@ LOOPBACK = Allowance(burst=10_000, per_s=1_000)
 MAX_ADDRESSES = 20_000
 
 
+def allowance_of(address: Address, elsewhere: Allowance = ELSEWHERE, loopback: Allowance = LOOPBACK) -> Allowance:
+    return loopback if address.is_loopback else elsewhere
+
+
 class Buckets:
-    """A token bucket per address (per /64 of IPv6, of which one user commands them all), in the process's memory.
+    """A token bucket per address, as ``network_of`` tells them apart, in the process's memory.
 
     Bounded: the addresses that have been quiet for longest are forgotten first.
     """
@@ -74,12 +90,12 @@ class Buckets:
         self._loopback = loopback
         self._max_addresses = max_addresses
         self._monotonic = monotonic
-        self._levels: OrderedDict[int, tuple[float, float]] = OrderedDict()
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, address: Address) -> float:
         """0 when a token was there, else the seconds until there is one."""
-        allowance = self._loopback if address.is_loopback else self._elsewhere
-        place = int(address) >> 64 if address.version == 6 else int(address)
+        allowance = allowance_of(address, self._elsewhere, self._loopback)
+        place = network_of(address)
         now = self._monotonic()
         level, since = self._levels.pop(place, (allowance.burst, now))
         level = min(allowance.burst, level + (now - since) * allowance.per_s)
@@ -88,3 +104,21 @@ class Buckets:
         if len(self._levels) > self._max_addresses:
             self._levels.popitem(last=False)
         return wait_s
+
+
+class Openings:
+    """How many anonymous sessions an address may open at all ingress processes together."""
+
+    def __init__(self, connection: Connection, keys: Keys, own: Buckets | None = None) -> None:
+        self._connection = connection
+        self._keys = keys
+        self._own = own or Buckets()
+
+    async def take(self, address: Address) -> float:
+        """0 when one more may be opened, else the seconds until then. Without Valkey each process counts alone."""
+        allowance = allowance_of(address)
+        key = self._keys.sessions_opened(network_of(address))
+        try:
+            return await take_token(self._connection, key, burst=allowance.burst, per_s=allowance.per_s)
+        except StoreUnavailable:
+            return self._own.take(address)

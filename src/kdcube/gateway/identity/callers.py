@@ -11,9 +11,10 @@ from kdcube.config.auth import AuthSettings
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Forbidden, RateLimited, Unauthorised
 from kdcube.gateway.exchange import exchange_of
-from kdcube.gateway.identity.addresses import Addresses, Buckets
+from kdcube.gateway.identity.addresses import Addresses, Openings, network_of
 from kdcube.gateway.identity.authenticator import Authenticator, Identity, user_type_of
 from kdcube.gateway.identity.sessions import ANONYMOUS_MAX_AGE_S, AnonymousSession, Sessions
+from kdcube.gateway.limits import Limiter
 from kdcube.protocol.turns import UserType
 
 SESSION_COOKIE = "kdcube_session"
@@ -41,25 +42,40 @@ class Callers:
         sessions: Sessions,
         *,
         addresses: Addresses,
-        buckets: Buckets,
+        openings: Openings,
+        limiter: Limiter,
         allows_origin: Callable[[str], bool],
     ) -> None:
         self._auth = auth
         self._authenticator = authenticator
         self._sessions = sessions
         self._addresses = addresses
-        self._buckets = buckets
+        self._openings = openings
+        self._limiter = limiter
         self._allows_origin = allows_origin
 
     async def identify(
-        self, request: Request, *, opens: bool = False, replaces: bool = False, query_tokens: bool = False
+        self,
+        request: Request,
+        *,
+        opens: bool = False,
+        replaces: bool = False,
+        query_tokens: bool = False,
+        sends: bool = False,
     ) -> Caller:
         """The caller. A token goes before a session; one that is not valid is refused, never taken for anonymous.
 
         ``opens``: a caller without credentials becomes a new anonymous user, whose cookie goes with the response.
         ``replaces``: so does one whose anonymous session has expired. ``query_tokens``: tokens may be in the query,
-        for an EventSource. Raises Unauthorised, Forbidden, RateLimited.
+        for an EventSource. ``sends``: admission counts the request; others count here when their path is guarded.
+        Raises Unauthorised, Forbidden, RateLimited.
         """
+        caller = await self._caller(request, opens=opens, replaces=replaces, query_tokens=query_tokens)
+        if not sends:
+            await self._limiter.count(request, caller)
+        return caller
+
+    async def _caller(self, request: Request, *, opens: bool, replaces: bool, query_tokens: bool) -> Caller:
         tokens = self._tokens(request, query_tokens)
         cookie = self._cookie_session(request)
         if tokens is not None:
@@ -71,7 +87,7 @@ class Callers:
             return self._signed_in(request, identity, cookie)
         if not self._auth.anonymous:
             raise Unauthorised("Sign in: this service does not serve anonymous users.")
-        return self._anonymous(request, cookie, opens=opens, replaces=replaces)
+        return await self._anonymous(request, cookie, opens=opens, replaces=replaces)
 
     def _signed_in(self, request: Request, identity: Identity, cookie: AnonymousSession | None) -> Caller:
         presented = _presented(request)
@@ -87,7 +103,9 @@ class Callers:
             anonymous_user_id=cookie.user_id if cookie else None,
         )
 
-    def _anonymous(self, request: Request, cookie: AnonymousSession | None, *, opens: bool, replaces: bool) -> Caller:
+    async def _anonymous(
+        self, request: Request, cookie: AnonymousSession | None, *, opens: bool, replaces: bool
+    ) -> Caller:
         session = cookie
         presented = _presented(request)
         if presented is not None:
@@ -104,16 +122,18 @@ class Callers:
         if session is None:
             if not opens:
                 raise Unauthorised("Sign in, or ask /profile for a session.")
-            session = self._open(request)
+            session = await self._open(request)
         elif replaces and self._sessions.due(session):
             session = self._sessions.renewed(session)
             _set_cookie(request, session)
         elif replaces and cookie is None:
             _set_cookie(request, session)
-        return Caller(session.user_id, UserType.ANONYMOUS, (), session.session_id)
+        address = self._addresses.of(request)
+        counted = None if address.is_loopback else network_of(address)
+        return Caller(session.user_id, UserType.ANONYMOUS, (), session.session_id, address=counted)
 
-    def _open(self, request: Request) -> AnonymousSession:
-        wait_s = self._buckets.take(self._addresses.of(request))
+    async def _open(self, request: Request) -> AnonymousSession:
+        wait_s = await self._openings.take(self._addresses.of(request))
         if wait_s:
             raise RateLimited(
                 "Too many anonymous sessions were opened from this address.",

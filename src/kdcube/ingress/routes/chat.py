@@ -12,8 +12,9 @@ from starlette.responses import Response
 from kdcube.gateway.answers import json_response
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import NotFound
-from kdcube.gateway.exchange import request_id_of
+from kdcube.gateway.exchange import exchange_of, request_id_of
 from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.limits import Limiter
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reading import read_json, read_message
 from kdcube.ingress.accepting import Acceptance, Accepting
@@ -52,6 +53,7 @@ class ChatRoutes:
         conversations: Conversations,
         feeds: Feeds,
         live: LiveGateway,
+        limiter: Limiter,
     ) -> None:
         self._callers = callers
         self._composer = composer
@@ -62,9 +64,10 @@ class ChatRoutes:
         self._conversations = conversations
         self._feeds = feeds
         self._live = live
+        self._limiter = limiter
 
     async def send(self, request: Request) -> Response:
-        caller = await self._callers.identify(request, opens=True)
+        caller = await self._callers.identify(request, opens=True, sends=True)
         max_bytes = self._live.current.limits.ingress.max_body_bytes
         message = (await read_message(request, _SEND, max_bytes)).message
         origin = await self._origin(caller, message)
@@ -75,7 +78,8 @@ class ChatRoutes:
             request_id=request_id_of(request),
             origin=origin,
         )
-        return accepted(await self._accepting.accept(envelope), caller)
+        acceptance = await self._accepting.accept(envelope, self._limiter.sender(request, caller))
+        return accepted(acceptance, caller, request)
 
     async def _origin(self, caller: Caller, message: Message) -> Origin | None:
         """What ``parent_turn_id`` stands for; it also says which conversation, when the message does not."""
@@ -136,8 +140,9 @@ class ChatRoutes:
         return await self._streams.turn_stream(request, caller, path_id(request, "turn_id"))
 
 
-def accepted(acceptance: Acceptance, caller: Caller) -> Response:
+def accepted(acceptance: Acceptance, caller: Caller, request: Request) -> Response:
     """The 202 of a send or a retry."""
+    exchange_of(request).left = acceptance.left
     body: dict[str, Any] = {
         "status": "processing_started",
         "task_id": acceptance.turn_id,

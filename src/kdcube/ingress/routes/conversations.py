@@ -16,6 +16,7 @@ from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Conflict, NotFound
 from kdcube.gateway.exchange import request_id_of
 from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.limits import Limiter
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reading import read_json
 from kdcube.ingress.accepting import Accepting
@@ -54,6 +55,7 @@ class ConversationRoutes:
         cancelling: Cancelling,
         feeds: Feeds,
         live: LiveGateway,
+        limiter: Limiter,
     ) -> None:
         self._callers = callers
         self._conversations = conversations
@@ -63,6 +65,7 @@ class ConversationRoutes:
         self._cancelling = cancelling
         self._feeds = feeds
         self._live = live
+        self._limiter = limiter
 
     @property
     def _limits(self) -> Limits:
@@ -178,7 +181,8 @@ class ConversationRoutes:
         envelope = self._composer.again(
             original, turn, caller, key=request.headers.get("idempotency-key"), request_id=request_id_of(request)
         )
-        return accepted(await self._accepting.accept(envelope), caller)
+        acceptance = await self._accepting.accept(envelope, self._limiter.sender(request, caller))
+        return accepted(acceptance, caller, request)
 
     async def _named(self, request: Request) -> tuple[Caller, str]:
         """The caller and the conversation of the path, which need not exist."""

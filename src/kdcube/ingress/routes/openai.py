@@ -17,8 +17,9 @@ from kdcube.config.bundles import BundleRegistry
 from kdcube.gateway.answers import json_response
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import NotFound, Unavailable
-from kdcube.gateway.exchange import request_id_of
+from kdcube.gateway.exchange import exchange_of, request_id_of
 from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.limits import Limiter
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reading import read_json
 from kdcube.ingress.accepting import Accepting
@@ -51,6 +52,7 @@ class OpenAIRoutes:
         streams: Streams,
         bundles: BundleRegistry,
         live: LiveGateway,
+        limiter: Limiter,
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -61,6 +63,7 @@ class OpenAIRoutes:
         self._streams = streams
         self._bundles = bundles.bundles
         self._live = live
+        self._limiter = limiter
         self._clock = clock
         self._since_s = int(clock())
 
@@ -77,7 +80,7 @@ class OpenAIRoutes:
         return json_response(self._model(named))
 
     async def complete(self, request: Request) -> ASGIApp:
-        caller = await self._identify(request)
+        caller = await self._identify(request, sends=True)
         limits = self._live.current.limits.ingress
         body = await read_json(request, _CHAT, limits.max_body_bytes)
         asked = understand(body, limits)
@@ -91,7 +94,8 @@ class OpenAIRoutes:
             request_id=request_id_of(request),
             history=asked.history,
         )
-        acceptance = await self._accepting.accept(envelope)
+        acceptance = await self._accepting.accept(envelope, self._limiter.sender(request, caller))
+        exchange_of(request).left = acceptance.left
         completion = Completion(
             turn_id=acceptance.turn_id,
             conversation_id=acceptance.conversation_id,
@@ -108,12 +112,12 @@ class OpenAIRoutes:
         on_left = cancel if asked.cancel_on_disconnect else None
         return _Streamed(stream, completion, on_left) if body.stream else _Whole(stream, completion, on_left)
 
-    async def _identify(self, request: Request) -> Caller:
+    async def _identify(self, request: Request, *, sends: bool = False) -> Caller:
         headers = request.scope["headers"]
         if (b"authorization", ANONYMOUS) in headers:
             kept = [(name, value) for name, value in headers if name != b"authorization"]
             request = Request({**request.scope, "headers": kept})
-        return await self._callers.identify(request, opens=True)
+        return await self._callers.identify(request, opens=True, sends=sends)
 
     async def _cancel(self, user_id: str, turn_id: str) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import structlog
@@ -13,6 +14,7 @@ from kdcube.config.bundles import BundleRegistry
 from kdcube.gateway.answers import json_response
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.limits import Limiter
 from kdcube.gateway.live import LiveGateway
 from kdcube.ingress.messages import may_use
 from kdcube.postgres.conversations import Conversations
@@ -25,11 +27,17 @@ class ProfileRoutes:
     """``/profile`` and ``/bundles``."""
 
     def __init__(
-        self, callers: Callers, conversations: Conversations, live: LiveGateway, bundles: BundleRegistry
+        self,
+        callers: Callers,
+        conversations: Conversations,
+        live: LiveGateway,
+        limiter: Limiter,
+        bundles: BundleRegistry,
     ) -> None:
         self._callers = callers
         self._conversations = conversations
         self._live = live
+        self._limiter = limiter
         self._bundles = bundles
 
     async def profile(self, request: Request) -> Response:
@@ -52,6 +60,7 @@ class ProfileRoutes:
                 "max_payload_bytes": limits.max_payload_bytes,
                 "max_body_bytes": limits.max_body_bytes,
             },
+            "limits_left": await self._left(caller),
             "bundles": [self._bundle(id_) for id_, entry in self._bundles.bundles.items() if may_use(caller, entry)],
             "default_bundle_id": self._bundles.default_bundle_id,
         }
@@ -76,6 +85,15 @@ class ProfileRoutes:
             "default": entry.id == self._bundles.default_bundle_id,
             "required_user_type": entry.required_user_type,
         }
+
+    async def _left(self, caller: Caller) -> dict[str, Any] | None:
+        """None while it cannot be told."""
+        try:
+            left = await self._limiter.left(caller)
+        except StoreUnavailable as error:
+            logger.warning("profile.left_not_known", reason=str(error))
+            return None
+        return {window.name: {"left": window.left, "reset_s": math.ceil(window.reset_s)} for window in left}
 
     async def _take_over(self, caller: Caller) -> int | None:
         """At sign-in the idle conversations of the anonymous identity become the user's: both are proven (rule 28)."""

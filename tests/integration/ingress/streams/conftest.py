@@ -35,7 +35,7 @@ from kdcube.redis.workers import Workers
 KEYS = Keys("t", "p")
 QUICK = StreamSettings(tick_s=0.05, check_s=0.3, feed_check_s=0.3, position_s=0.1)
 LIMITS = AdmissionLimits(
-    classes={user_type: ClassLimits(-1, 60, -1, 1.0) for user_type in UserType},
+    classes={user_type: ClassLimits(-1, 60, -1, pressure_threshold=1.0) for user_type in UserType},
     hard_limit_threshold=1.0,
     capacity_buffer=0.0,
     queue_depth_multiplier=1000,
