@@ -117,6 +117,9 @@ class Keys:
         """The bucket of anonymous sessions that an address may open."""
         return self._key("opened", address)
 
+    def login(self, cookie_hash: str) -> str:
+        return self._key("login", cookie_hash)
+
     def log(self, turn_id: str) -> str:
         """Stream: the events of a turn; the id of an entry is the offset of its last event."""
         return self._key("log", turn_id)

@@ -44,6 +44,9 @@ class Metadata(msgspec.Struct, frozen=True):
     token_endpoint: str | None = None
     end_session_endpoint: str | None = None
     revocation_endpoint: str | None = None
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+    authorization_response_iss_parameter_supported: bool = False
+    """It names itself in its answers (RFC 9207): an answer that does not is not its own."""
 
 
 _METADATA = msgspec.json.Decoder(Metadata)

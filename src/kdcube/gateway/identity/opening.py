@@ -9,7 +9,7 @@ from kdcube.config.auth import AuthProvider, AuthSettings
 from kdcube.config.openid import Claims, OpenIdSettings
 from kdcube.gateway.errors import Unavailable
 from kdcube.gateway.identity.authenticator import Authenticator, NobodyKnown
-from kdcube.gateway.identity.claims import StandardRules
+from kdcube.gateway.identity.claims import Rules, StandardRules
 from kdcube.gateway.identity.cognito import CognitoRules
 from kdcube.gateway.identity.openid import open_openid
 from kdcube.gateway.identity.simple import TokenFile
@@ -31,11 +31,15 @@ async def open_authenticator(auth: AuthSettings) -> AsyncGenerator[Authenticator
         yield NobodyKnown()
 
 
+def rules_of(settings: OpenIdSettings) -> Rules:
+    """What the provider's tokens mean."""
+    return CognitoRules(settings) if settings.claims is Claims.COGNITO else StandardRules(settings)
+
+
 @asynccontextmanager
 async def _open_openid_authenticator(settings: OpenIdSettings) -> AsyncGenerator[OpenIdAuthenticator]:
     async with open_openid(settings) as provider:
         if settings.jwks_uri is None:
             with suppress(Unavailable):
                 await provider.metadata()
-        rules = CognitoRules(settings) if settings.claims is Claims.COGNITO else StandardRules(settings)
-        yield OpenIdAuthenticator(provider, rules)
+        yield OpenIdAuthenticator(provider, rules_of(settings))

@@ -14,3 +14,7 @@ t.text_by_marker, t.steps, t.services, t.error, t.bundle_state, t.usage, t.feedb
 -- name: conversation_columns
 -- The columns of a Conversation, of the table c.
 c.conversation_id, c.user_id, c.title, c.started_ms, c.last_activity_ms, c.pinned, c.head_turn_id
+
+-- name: login_columns
+-- The columns of a StoredLogin.
+login_id, user_id, claims, sealed_by, opened_ms, used_ms, idle_ms, expires_ms, confirmed_ms, ended_ms, ended_by

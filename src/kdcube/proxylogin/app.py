@@ -1,0 +1,139 @@
+"""The proxylogin application: its parts, opened in order, and its routes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from kdcube.config.auth import Cors
+from kdcube.config.proxylogin import CALLBACK_PATH, ProxyLoginSettings
+from kdcube.gateway.edge import Edge, with_cors
+from kdcube.gateway.identity.addresses import Addresses, Allowance, Buckets
+from kdcube.gateway.identity.logins import LoginResolver
+from kdcube.gateway.identity.openid import open_openid
+from kdcube.gateway.identity.opening import rules_of
+from kdcube.gateway.identity.sealing import Keyring
+from kdcube.gateway.probes import Probes
+from kdcube.gateway.routing import no_route, route
+from kdcube.postgres.audit import Audit
+from kdcube.postgres.database import open_database
+from kdcube.postgres.logins import Logins
+from kdcube.proxylogin.attempts import Attempts
+from kdcube.proxylogin.keeping import Keeping
+from kdcube.proxylogin.pages import failure
+from kdcube.proxylogin.provider import SignIns, open_http
+from kdcube.proxylogin.refreshing import Refresher
+from kdcube.proxylogin.routes import AuthRoutes
+from kdcube.redis.connection import open_connection
+from kdcube.redis.keys import Keys
+from kdcube.redis.logins import LoginCache
+
+SIGN_INS = Allowance(burst=200, per_s=5)
+"""Of one address, behind which there may be a whole office in the morning; each sign-in takes two."""
+
+
+class ProxyLogin:
+    """The running application, itself ASGI."""
+
+    def __init__(self, app: ASGIApp, probes: Probes, refresher: Refresher) -> None:
+        self._app = app
+        self._probes = probes
+        self.refresher = refresher
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    async def drain(self) -> None:
+        """Asks load balancers to send no more, and stores what the provider still answers."""
+        self._probes.draining = True
+        await self.refresher.drain()
+
+
+@asynccontextmanager
+async def open_proxylogin(
+    settings: ProxyLoginSettings, *, clock: Callable[[], float] = time.time
+) -> AsyncGenerator[ProxyLogin]:
+    """Connects to the stores and builds the application. Raises ConfigurationError, StoreUnavailable."""
+    service, gateway = settings.service, settings.service.gateway
+    name, scope = service.instance_id, (gateway.tenant, gateway.project)
+    keyring = Keyring(settings.logins.keys)
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        connection = await enter(open_connection(service.redis_url, name=name))
+        database = await enter(open_database(service.database_url, min_size=1, max_size=4, name=name))
+        audit = Audit(database, *scope)
+        logins = Logins(database, audit, *scope)
+        cache = LoginCache(connection, Keys(*scope))
+        provider = await enter(open_openid(settings.openid))
+        sign_ins = SignIns(
+            provider,
+            rules_of(settings.openid),
+            await enter(open_http()),
+            client_secret=settings.client_secret,
+            scopes=settings.scopes,
+            callback_url=settings.callback_url,
+            signed_out_url=settings.signed_out_url,
+        )
+        keeping = Keeping(keyring, idle_s=settings.idle_s, lifetime_s=settings.lifetime_s, grace_s=settings.grace_s)
+        refresher = Refresher(logins, cache, sign_ins, keeping, instance=name, clock=clock)
+        running = asyncio.create_task(refresher.run(), name="proxylogin-refresher")
+        stack.push_async_callback(_ended, running, refresher)
+
+        async def valkey() -> None:
+            await connection.call("PING")
+
+        async def refreshing() -> None:
+            if running.done() and not probes.draining:
+                running.result()
+
+        probes = Probes(
+            service="proxylogin",
+            instance=name,
+            report=lambda: {"config_checksum": gateway.checksum},
+            checks={"valkey": valkey, "postgres": database.ping, "refresher": refreshing},
+        )
+        routes = AuthRoutes(
+            Attempts(keyring, clock=clock),
+            sign_ins,
+            keeping,
+            logins,
+            LoginResolver(logins, cache, keyring, clock=clock),
+            refresher,
+            audit,
+            site=settings.return_url,
+            origins={settings.logins.public_url, settings.return_url},
+            secure=settings.logins.secure,
+            addresses=Addresses(settings.trusted_proxies),
+            buckets=Buckets(SIGN_INS),
+            clock=clock,
+        )
+        edge = Edge(_router(routes, probes), {"/auth/login": failure, CALLBACK_PATH: failure})
+        cors = Cors(allow_origins=(settings.return_url,), allow_credentials=True, allow_methods=("GET", "POST"))
+        elsewhere = settings.return_url != settings.logins.public_url
+        yield ProxyLogin(with_cors(edge, cors) if elsewhere else edge, probes, refresher)
+
+
+async def _ended(running: asyncio.Task[None], refresher: Refresher) -> None:
+    await refresher.drain()
+    await asyncio.wait({running})
+
+
+def _router(auth: AuthRoutes, probes: Probes) -> Router:
+    return Router(
+        [
+            route("/auth/login", GET=auth.login),
+            route(CALLBACK_PATH, GET=auth.callback),
+            route("/auth/logout", POST=auth.logout),
+            route("/auth/backchannel-logout", POST=auth.backchannel_logout),
+            route("/auth/session", GET=auth.session),
+            route("/health", GET=probes.health),
+            route("/ready", GET=probes.ready),
+        ],
+        redirect_slashes=False,
+        default=no_route,
+    )
