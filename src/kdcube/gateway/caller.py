@@ -22,6 +22,9 @@ class Caller:
     address: str | None = None
     """Of an anonymous caller: where they come from, which is limited as well. None on this machine."""
 
+    key_id: str | None = None
+    """Of the API key, when one made the request."""
+
     @property
     def anonymous(self) -> bool:
         return self.user_type is UserType.ANONYMOUS

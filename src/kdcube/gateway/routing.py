@@ -10,16 +10,20 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+_ROUTE = "kdcube.route"
+
 Handler: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]
 
 
 class _Endpoint:
     """The handlers of one path by method, as ASGI: the edge sees what they raise, and nothing stands in between."""
 
-    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+    def __init__(self, path: str, handlers: Mapping[str, Handler]) -> None:
+        self._path = path
         self._handlers = handlers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[_ROUTE] = self._path
         method = scope["method"]
         handler = self._handlers["GET" if method == "HEAD" else method]
         response = await handler(Request(scope, receive, send))
@@ -28,7 +32,12 @@ class _Endpoint:
 
 def route(path: str, **handlers: Handler) -> Route:
     """One route for all methods of a path, so that a refusal of another one can name them."""
-    return Route(path, _Endpoint(handlers), methods=[*handlers])
+    return Route(path, _Endpoint(path, handlers), methods=[*handlers])
+
+
+def route_of(request: Request) -> str:
+    """The pattern of the route that serves a request; empty for one that ``route`` has not made."""
+    return request.scope.get(_ROUTE, "")
 
 
 async def no_route(scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,6 +14,7 @@ from kdcube.gateway.adopting import adopt_config
 from kdcube.gateway.edge import Edge, allows_origin, with_cors
 from kdcube.gateway.following import Following
 from kdcube.gateway.identity.addresses import Addresses, Openings
+from kdcube.gateway.identity.api_keys import ApiKeys
 from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.identity.opening import open_authenticator
 from kdcube.gateway.identity.sessions import Sessions
@@ -23,12 +24,14 @@ from kdcube.ingress.accepting import Accepting
 from kdcube.ingress.cancelling import Cancelling
 from kdcube.ingress.messages import Composer
 from kdcube.ingress.routes import openai_errors
+from kdcube.ingress.routes.api_keys import ApiKeyRoutes
 from kdcube.ingress.routes.chat import ChatRoutes
 from kdcube.ingress.routes.conversations import ConversationRoutes
 from kdcube.ingress.routes.openai import OpenAIRoutes
 from kdcube.ingress.routes.profile import ProfileRoutes
 from kdcube.ingress.routes.service import Check, ServiceRoutes
 from kdcube.ingress.streams import Streams, StreamSettings
+from kdcube.postgres.api_keys import StoredKeys
 from kdcube.postgres.audit import Audit
 from kdcube.postgres.conversations import Conversations
 from kdcube.postgres.database import Database, open_database
@@ -42,6 +45,7 @@ from kdcube.redis.feed import Feeds
 from kdcube.redis.keys import Keys
 from kdcube.redis.queue import Queue
 from kdcube.redis.rates import Rates
+from kdcube.redis.revocations import Revocations
 from kdcube.redis.server import check_server
 from kdcube.redis.subscriber import open_subscriber
 from kdcube.redis.workers import Workers
@@ -115,9 +119,12 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             streams.max_streams = config.limits.ingress.max_sse_connections_per_instance
 
         live.subscribe(enforce)
+        stored_keys = StoredKeys(database, Audit(database, *scope), *scope)
+        revocations = Revocations(connection, subscriber, keys)
+        keys_known = await enter(ApiKeys(stored_keys, revocations).running())
         callers = Callers(
             settings.auth,
-            await enter(open_authenticator(settings.auth)),
+            await enter(open_authenticator(settings.auth, keys_known)),
             Sessions(settings.session_secret.get_secret_value(), *scope),
             addresses=Addresses(settings.trusted_proxies),
             openings=Openings(connection, keys),
@@ -146,6 +153,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             ConversationRoutes(callers, conversations, turns, composer, accepting, cancelling, feeds, live, limiter),
             ProfileRoutes(callers, conversations, live, limiter, service.bundles),
             OpenAIRoutes(callers, composer, accepting, cancelling, streams, service.bundles, live, limiter),
+            ApiKeyRoutes(callers, stored_keys, keys_known, revocations),
             about,
         )
         edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error})
@@ -167,6 +175,7 @@ def _router(
     conversations: ConversationRoutes,
     profile: ProfileRoutes,
     openai: OpenAIRoutes,
+    api_keys: ApiKeyRoutes,
     service: ServiceRoutes,
 ) -> Router:
     one = "/conversations/{conversation_id}"
@@ -189,6 +198,10 @@ def _router(
             route("/v1/models", GET=openai.models),
             route("/v1/models/{model}", GET=openai.model),
             route("/v1/chat/completions", POST=openai.complete),
+            route("/api-keys", GET=api_keys.list, POST=api_keys.create),
+            route("/api-keys/{key_id}", DELETE=api_keys.revoke),
+            route("/admin/api-keys", GET=api_keys.list_all, POST=api_keys.create_for_service),
+            route("/admin/api-keys/{key_id}", DELETE=api_keys.revoke_any),
             route("/health", GET=service.health),
             route("/ready", GET=service.ready),
             route("/openapi.json", GET=service.openapi),

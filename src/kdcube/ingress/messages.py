@@ -20,7 +20,7 @@ from kdcube.protocol.turns import EarlierMessage, Policy, TurnEnvelope, UserType
 ROOT = "root"
 """``parent_turn_id`` of an edit of a conversation's first turn."""
 
-_RANK: Mapping[UserType, int] = {
+RANK: Mapping[UserType, int] = {
     UserType.ANONYMOUS: 0,
     UserType.EXTERNAL: 1,
     UserType.REGISTERED: 1,
@@ -185,4 +185,4 @@ class Composer:
 def may_use(caller: Caller, bundle: BundleEntry) -> bool:
     """Whether the bundle is for users of the caller's type."""
     required = bundle.required_user_type
-    return required is None or _RANK[caller.user_type] >= _RANK[required]
+    return required is None or RANK[caller.user_type] >= RANK[required]

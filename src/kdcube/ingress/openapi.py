@@ -12,11 +12,13 @@ from kdcube.gateway.edge import PREFIX
 from kdcube.gateway.rate_fields import NAMES as RATE_FIELDS
 from kdcube.ingress.messages import Send
 from kdcube.ingress.requests import FEEDBACK_MAX_CHARS, REACTION_MAX_CHARS, Cancel, Feedback, Patch, Status
+from kdcube.ingress.routes.api_keys import NewKey, NewServiceKey
 from kdcube.ingress.routes.openai_request import ChatCompletion
+from kdcube.postgres.api_keys import MAX_PAGE
 
 Json = dict[str, Any]
 
-_BODIES = (Send, Cancel, Status, Patch, Feedback, ChatCompletion)
+_BODIES = (Send, Cancel, Status, Patch, Feedback, ChatCompletion, NewKey, NewServiceKey)
 _ID: Json = {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}$"}
 _PAGE_CURSOR: Json = {"type": "string", "pattern": "^(c1\\.[0-9]{1,15}\\.[!-~]{1,128})?$"}
 _TIME: Json = {"type": "string", "format": "date-time"}
@@ -105,6 +107,24 @@ _SCHEMAS: Json = {
         },
         {"conversations_taken_over": _COUNT},
     ),
+    "ApiKey": _object(
+        {
+            "id": _TEXT,
+            "name": _TEXT,
+            "user_id": _TEXT,
+            "user_type": _USER_TYPE,
+            "roles": _array(_TEXT),
+            "scopes": _array({"enum": ["chat", "read", "admin"]}),
+            "created_by": _TEXT,
+            "created_at": _TIME,
+            "expires_at": _TIME,
+            "revoked_at": _nullable(_TIME),
+            "last_used_at": _nullable(_TIME),
+        }
+    ),
+    "ApiKeys": _object({"items": _array(_ref("ApiKey")), "next": _nullable(_TEXT)}),
+    "NewApiKey": _object({"key": _TEXT, "api_key": _ref("ApiKey")}),
+    "Revoked": _object({"status": {"const": "revoked"}, "id": _TEXT}),
     "ConversationItem": _object(
         {
             "conversation_id": _TEXT,
@@ -286,6 +306,16 @@ _STREAM_QUERY = tuple(
 )
 _EVENTS = _content(_TEXT, "text/event-stream")
 _OWNED = (401, 403, 404)
+_KEY_ID = _parameter("path", "key_id", _TEXT, "The key's id, which is no secret")
+_KEYS_PAGE = (
+    _parameter(
+        "query",
+        "cursor",
+        {"type": "string", "pattern": "^(k1\\.[0-9]{1,15}\\.[A-Za-z0-9]{1,32})?$"},
+        "`next` of the page before",
+    ),
+    _parameter("query", "limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, "Items"),
+)
 
 
 def _bodies(limits: Limits, bundle_ids: Sequence[str]) -> Json:
@@ -465,6 +495,44 @@ def _paths(limits: Limits) -> Json:
                 opens=True,
                 shape="OpenAIError",
             )
+        },
+        "/api-keys": {
+            "get": _operation(
+                "The caller's API keys, newest first, also those of the past",
+                _content(_ref("ApiKeys")),
+                parameters=_KEYS_PAGE,
+                errors=(400, 401, 403),
+            ),
+            "post": _operation(
+                "Make a key that acts as the caller; only this answer has its text",
+                _content(_ref("NewApiKey")),
+                status=201,
+                body=body(NewKey),
+                errors=(400, 401, 403, 409, 413),
+            ),
+        },
+        "/api-keys/{key_id}": {
+            "parameters": [_KEY_ID],
+            "delete": _operation("Revoke one of the caller's keys", _content(_ref("Revoked")), errors=_OWNED),
+        },
+        "/admin/api-keys": {
+            "get": _operation(
+                "All API keys, newest first",
+                _content(_ref("ApiKeys")),
+                parameters=(_parameter("query", "user_id", _TEXT, "Only those that act as this user"), *_KEYS_PAGE),
+                errors=(400, 401, 403),
+            ),
+            "post": _operation(
+                "Make a key that acts as a service; only this answer has its text",
+                _content(_ref("NewApiKey")),
+                status=201,
+                body=body(NewServiceKey),
+                errors=(400, 401, 403, 409, 413),
+            ),
+        },
+        "/admin/api-keys/{key_id}": {
+            "parameters": [_KEY_ID],
+            "delete": _operation("Revoke any key", _content(_ref("Revoked")), errors=_OWNED),
         },
         "/health": {"get": _operation("Whether the process lives", _content(_ref("Health")), errors=(), public=True)},
         "/ready": {

@@ -155,6 +155,11 @@ class Keys:
         return self._key("c", "config")
 
     @property
+    def revocation_channel(self) -> str:
+        """The ids of API keys that are revoked."""
+        return self._key("c", "revoked")
+
+    @property
     def channel_prefix(self) -> str:
         """What scripts put before ``log:``, ``feed:`` and ``worker:``; channels are not keys and need no declaring."""
         return self._key("c") + ":"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from kdcube.gateway.identity.scopes import Scope
 from kdcube.protocol.turns import UserType
 
 _PRIVILEGED = frozenset({"kdcube:role:super-admin", "kdcube:role:admin"})
@@ -20,6 +21,12 @@ class Identity:
     username: str | None = None
     email: str | None = None
     roles: tuple[str, ...] = ()
+    user_type: UserType | None = None
+    """None: by its roles."""
+    key_id: str | None = None
+    """Of the API key that proves it."""
+    scopes: frozenset[Scope] = frozenset()
+    """What the API key may be used for."""
 
 
 class Authenticator(Protocol):

@@ -10,11 +10,15 @@ from starlette.requests import Request
 from kdcube.config.auth import AuthSettings
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Forbidden, RateLimited, Unauthorised
-from kdcube.gateway.exchange import exchange_of
+from kdcube.gateway.exchange import exchange_of, request_id_of
 from kdcube.gateway.identity.addresses import Addresses, Openings, network_of
 from kdcube.gateway.identity.authenticator import Authenticator, Identity, user_type_of
+from kdcube.gateway.identity.key_text import looks_like_key
+from kdcube.gateway.identity.scopes import scopes_for
 from kdcube.gateway.identity.sessions import ANONYMOUS_MAX_AGE_S, AnonymousSession, Sessions
 from kdcube.gateway.limits import Limiter
+from kdcube.gateway.routing import route_of
+from kdcube.postgres.audit import Actor
 from kdcube.protocol.turns import UserType
 
 SESSION_COOKIE = "kdcube_session"
@@ -29,6 +33,7 @@ class _Tokens(NamedTuple):
 
     token: str | None
     id_token: str | None
+    in_header: bool = False
     from_cookie: bool = False
 
 
@@ -81,13 +86,28 @@ class Callers:
         if tokens is not None:
             if tokens.from_cookie:
                 self._refuse_cross_site(request)
+            if not tokens.in_header and looks_like_key(tokens.token or ""):
+                raise Unauthorised("An API key belongs into the Authorization header.", error="invalid_token")
             identity = await self._authenticator.authenticate(tokens.token, tokens.id_token)
             if identity is None:
                 raise Unauthorised("The token is not valid, or not any more.", error="invalid_token")
+            if identity.key_id is not None:
+                _check_scopes(request, identity)
             return self._signed_in(request, identity, cookie)
         if not self._auth.anonymous:
             raise Unauthorised("Sign in: this service does not serve anonymous users.")
         return await self._anonymous(request, cookie, opens=opens, replaces=replaces)
+
+    async def administrator(self, request: Request) -> Caller:
+        """The caller, who may administer. Raises Unauthorised, Forbidden."""
+        caller = await self.identify(request)
+        if caller.user_type is not UserType.PRIVILEGED:
+            raise Forbidden("This is for administrators.", error="not_administrator")
+        return caller
+
+    def actor(self, request: Request, caller: Caller) -> Actor:
+        """The caller, for the audit log."""
+        return Actor(caller.user_id, str(self._addresses.of(request)), request_id_of(request))
 
     def _signed_in(self, request: Request, identity: Identity, cookie: AnonymousSession | None) -> Caller:
         presented = _presented(request)
@@ -95,12 +115,13 @@ class Callers:
             raise Forbidden("User-Session-ID must belong to the caller.", error="foreign_session", field=SESSION_QUERY)
         return Caller(
             user_id=identity.user_id,
-            user_type=user_type_of(identity.roles),
+            user_type=identity.user_type or user_type_of(identity.roles),
             roles=identity.roles,
             session_id=presented or self._sessions.of_user(identity.user_id),
             username=identity.username,
             email=identity.email,
-            anonymous_user_id=cookie.user_id if cookie else None,
+            anonymous_user_id=cookie.user_id if cookie and identity.key_id is None else None,
+            key_id=identity.key_id,
         )
 
     async def _anonymous(
@@ -152,7 +173,7 @@ class Callers:
         bearer = value.strip() if scheme.lower() == "bearer" else None
         id_token = request.headers.get(self._auth.id_token_header) or None
         if bearer is not None or id_token:
-            return _Tokens(bearer, id_token)
+            return _Tokens(bearer, id_token, in_header=True)
         if query:
             given = request.query_params
             if tokens := _tokens_of(given.get("bearer_token"), given.get("id_token")):
@@ -175,7 +196,15 @@ class Callers:
 
 
 def _tokens_of(token: str | None, id_token: str | None, *, from_cookie: bool = False) -> _Tokens | None:
-    return _Tokens(token or None, id_token or None, from_cookie) if token or id_token else None
+    return _Tokens(token or None, id_token or None, from_cookie=from_cookie) if token or id_token else None
+
+
+def _check_scopes(request: Request, identity: Identity) -> None:
+    """Raises Forbidden where the API key is not for this route."""
+    needed = scopes_for(request.method, route_of(request))
+    if needed.isdisjoint(identity.scopes):
+        remedy = f"it takes a key with the scope {' or '.join(sorted(needed))}" if needed else "it takes no API key"
+        raise Forbidden(f"The API key is not for this: {remedy}.", error="insufficient_scope")
 
 
 def _presented(request: Request) -> str | None:

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from kdcube.config.auth import AuthProvider, AuthSettings
 from kdcube.config.openid import Claims, OpenIdSettings
 from kdcube.gateway.errors import Unavailable
+from kdcube.gateway.identity.api_keys import ApiKeys, KeysFirst
 from kdcube.gateway.identity.authenticator import Authenticator, NobodyKnown
 from kdcube.gateway.identity.claims import Rules, StandardRules
 from kdcube.gateway.identity.cognito import CognitoRules
@@ -17,11 +18,17 @@ from kdcube.gateway.identity.verified import OpenIdAuthenticator
 
 
 @asynccontextmanager
-async def open_authenticator(auth: AuthSettings) -> AsyncGenerator[Authenticator]:
-    """The one that ``auth`` names. A provider that is away is no reason not to start.
+async def open_authenticator(auth: AuthSettings, keys: ApiKeys | None = None) -> AsyncGenerator[Authenticator]:
+    """The one that ``auth`` names, after API keys. A provider that is away is no reason not to start.
 
     Raises ConfigurationError for a file that cannot be read, and for an issuer that calls itself otherwise.
     """
+    async with _open_provider(auth) as authenticator:
+        yield authenticator if keys is None else KeysFirst(keys, authenticator)
+
+
+@asynccontextmanager
+async def _open_provider(auth: AuthSettings) -> AsyncGenerator[Authenticator]:
     if auth.openid is not None:
         async with _open_openid_authenticator(auth.openid) as authenticator:
             yield authenticator
