@@ -42,7 +42,7 @@ _ADMIN_ROLES = {
 """What an administrator may give beside his own roles."""
 
 ScopeName = Literal["chat", "read", "admin"]
-Days = Annotated[int, msgspec.Meta(ge=1, le=DAYS_MAX)]
+Days = Annotated[float, msgspec.Meta(ge=1, le=DAYS_MAX)]
 Name = Annotated[
     str,
     msgspec.Meta(max_length=NAME_MAX_CHARS, pattern="^[^\\x00-\\x20\\x7f-\\x9f][^\\x00-\\x1f\\x7f-\\x9f]*$"),
@@ -136,7 +136,7 @@ class ApiKeyRoutes:
             scopes=tuple(sorted(scopes)),
             created_by=caller.user_id,
             created_ms=now_ms,
-            expires_ms=now_ms + body.expires_in_days * _DAY_MS,
+            expires_ms=now_ms + int(body.expires_in_days * _DAY_MS),
         )
         if isinstance(await self._stored.add(key, self._callers.actor(request, caller)), TooMany):
             raise Conflict(f"{acts_as.user_id} has {MAX_LIVE} keys already: revoke one first.", error="too_many_keys")
