@@ -119,7 +119,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             streams.max_streams = config.limits.ingress.max_sse_connections_per_instance
 
         live.subscribe(enforce)
-        stored_keys = StoredKeys(database, Audit(database, *scope), *scope)
+        stored_keys = StoredKeys(database, audit, *scope)
         revocations = Revocations(connection, subscriber, keys)
         keys_known = await enter(ApiKeys(stored_keys, revocations).running())
         callers = Callers(
