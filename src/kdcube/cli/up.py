@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from kdcube.cli.detach import detach as in_background
 from kdcube.cli.indexing import shown_progress
 from kdcube.cli.settings import check_given_database, local_settings
 from kdcube.cli.welcome import welcome
+from kdcube.config.load import misspelt_variables
 from kdcube.local.docs import DOCS_ID, check_folder
 from kdcube.local.home import Home
 from kdcube.local.run import run
@@ -67,6 +69,8 @@ def up(
     """
     check_given_database(database_url)
     settings = local_settings()
+    for variable in misspelt_variables():
+        print(f"kdcube: {variable}", file=sys.stderr)
     if docs is not None and DOCS_ID in settings.bundles.bundles:
         raise InvalidInput("docs", f"--docs: AGENTIC_BUNDLES_JSON sets {DOCS_ID} already; name the folder there")
     options = Options(

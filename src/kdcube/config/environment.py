@@ -32,8 +32,20 @@ class Environment:
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
+        self._asked: set[str] = set()
+
+    @property
+    def given(self) -> frozenset[str]:
+        """The names that are set to something."""
+        return frozenset(name for name, value in self._variables.items() if value.strip())
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """The names that were read so far, set or not."""
+        return frozenset(self._asked)
 
     def optional(self, name: str) -> str | None:
+        self._asked.add(name)
         return self._variables.get(name, "").strip() or None
 
     def text(self, name: str, default: str) -> str:
@@ -47,6 +59,7 @@ class Environment:
 
     def secret(self, name: str) -> SecretStr | None:
         """Taken as it is, white space included."""
+        self._asked.add(name)
         value = self._variables.get(name)
         return SecretStr(value) if value else None
 

@@ -191,3 +191,10 @@ def read_gateway(environment: Environment) -> GatewayConfig:
             return config
         case Invalid() as invalid:
             raise ConfigurationError(VARIABLE, str(invalid))
+
+
+def gateway_warnings(environment: Environment) -> list[str]:
+    """What is probably not meant in a configuration that can be run."""
+    text = environment.optional(VARIABLE)
+    checked = None if text is None else check_gateway(text)
+    return [f"{VARIABLE}: {warning}" for warning in checked.warnings] if isinstance(checked, Valid) else []

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Protocol, Self, TypeVar
 
 from kdcube.config.environment import Environment
+from kdcube.config.gateway import gateway_warnings
+from kdcube.config.variables import misspelt, unused
 
 
 class Settings(Protocol):
@@ -20,8 +22,24 @@ S = TypeVar("S", bound=Settings)
 
 
 def load(settings: type[S], environ: Mapping[str, str] | None = None) -> S:
-    """``load(IngressSettings)``, once, in a service's main. Tests hand in ``environ``; None is the process's own.
+    """``load(LocalSettings)``, once, in a program's main. Tests hand in ``environ``; None is the process's own.
 
     Raises ConfigurationError, which names the variable and the remedy.
     """
     return settings.read(Environment(os.environ if environ is None else environ))
+
+
+def load_service(settings: type[S], component: str, environ: Mapping[str, str] | None = None) -> tuple[S, list[str]]:
+    """As ``load``, in the main of a service, and what its operator should hear of at its start, a line each: variables
+    that mean nothing to it, and what is probably not meant in the gateway's configuration. Never a value of a variable.
+
+    Raises ConfigurationError.
+    """
+    environment = Environment(os.environ if environ is None else environ)
+    loaded = settings.read(environment)
+    return loaded, [*unused(environment.given, environment.asked, component), *gateway_warnings(environment)]
+
+
+def misspelt_variables(environ: Mapping[str, str] | None = None) -> list[str]:
+    """Variables that look like ours and are not, a line each with the closest name."""
+    return misspelt(os.environ if environ is None else environ)

@@ -14,6 +14,7 @@ from kdcube.config.bundles import BundleRegistry, read_bundles
 from kdcube.config.documents import read_json
 from kdcube.config.environment import Environment
 from kdcube.config.gateway import VARIABLE, GatewayConfig, read_gateway
+from kdcube.config.sections import COMPONENTS, component_of
 from kdcube.protocol.errors import ConfigurationError
 
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -57,6 +58,7 @@ class ServiceSettings:
     @classmethod
     def read(cls, environment: Environment, *, component: str, port_name: str, port: int) -> Self:
         """Raises ConfigurationError."""
+        _check_component(environment, component)
         port = environment.integer(port_name, port, minimum=1, maximum=65_535)
         home = environment.path("KDCUBE_HOME") or Path(".kdcube")
         return cls(
@@ -76,6 +78,13 @@ class ServiceSettings:
             bundles=read_bundles(environment),
             failpoints=environment.text("KDCUBE_FAILPOINTS", ""),
         )
+
+
+def _check_component(environment: Environment, component: str) -> None:
+    """Every service knows which one it is; GATEWAY_COMPONENT may only say the same."""
+    given = environment.optional("GATEWAY_COMPONENT")
+    if given is not None and component in COMPONENTS and component_of(given) != component:
+        raise ConfigurationError("GATEWAY_COMPONENT", f"is {given!r}, but this is {component}; remove it or correct it")
 
 
 def _document(environment: Environment, gateway: GatewayConfig) -> dict[str, Any]:

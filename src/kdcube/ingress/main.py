@@ -11,7 +11,7 @@ import uvloop
 from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.ingress import IngressSettings
-from kdcube.config.load import load
+from kdcube.config.load import load_service
 from kdcube.gateway.serving import BACKLOG, KEEP_ALIVE_S, DrainingServer, listening
 from kdcube.ingress.app import open_ingress
 from kdcube.ingress.connections import HandingOver
@@ -53,8 +53,10 @@ async def serve(settings: IngressSettings) -> None:
 def main() -> int:
     """``python -m kdcube.ingress``: 0 after a drain, 1 with one line when it cannot start."""
     try:
-        settings = load(IngressSettings)
+        settings, warnings = load_service(IngressSettings, "ingress")
         configure("ingress", settings.service.instance_id, settings.service.log_level)
+        if warnings:
+            logger.warning("settings.without_meaning", warnings=warnings)
         failpoints.install(settings.service.failpoints)
         uvloop.run(serve(settings))
     except KDCubeError as error:

@@ -17,7 +17,7 @@ import uvloop
 from kdcube import __version__
 from kdcube.config.bundles import BundleRegistry
 from kdcube.config.gateway import GatewayConfig
-from kdcube.config.load import load
+from kdcube.config.load import load_service
 from kdcube.config.proc import ProcSettings
 from kdcube.gateway.adopting import adopt_config
 from kdcube.gateway.following import Following
@@ -366,8 +366,10 @@ async def serve(settings: ProcSettings) -> None:
 def main() -> int:
     """``python -m kdcube.proc``: 0 after a drain, 1 with one line when it cannot start."""
     try:
-        settings = load(ProcSettings)
+        settings, warnings = load_service(ProcSettings, "proc")
         configure("proc", settings.service.instance_id, settings.service.log_level)
+        if warnings:
+            log.warning("settings.without_meaning", warnings=warnings)
         failpoints.install(settings.service.failpoints)
         uvloop.run(serve(settings))
     except (ConfigurationError, BundleLoadError, KDCubeError) as error:

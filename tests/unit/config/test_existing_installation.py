@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from kdcube.config.auth import AuthProvider
+from kdcube.config.gateway import Valid, check_gateway
 from kdcube.config.ingress import IngressSettings
-from kdcube.config.load import load
+from kdcube.config.load import load, load_service
 from kdcube.config.proc import ProcSettings
 from kdcube.protocol.errors import ConfigurationError
 from kdcube.protocol.turns import UserType
@@ -70,6 +71,35 @@ def test_the_configuration_that_both_run():
     assert (gateway.pools.ingress.pg_pool_max_size, gateway.pools.proc.pg_pool_max_size) == (4, 8)
     assert gateway.pools.proc.pg_max_connections == 90
     assert gateway.bypass_throttling_patterns.ingress.texts == ("^.*/webhooks/stripe$",)
+
+
+def test_what_means_nothing_here_is_told_once():
+    _, ingress = load_service(IngressSettings, "ingress", {**environment(".env.ingress"), **OURS})
+    _, proc = load_service(ProcSettings, "proc", environment(".env.proc"))
+    assert ingress == [
+        "APP_AV_SCAN: uploads are not scanned for viruses",
+        "AWS_REGION: nothing here calls AWS yet",
+        "HEARTBEAT_INTERVAL: proc reads it",
+        "LOG_DIR: logs go to standard error",
+        "REDIS_PASSWORD: REDIS_URL says where Valkey is, with the password",
+    ]
+    assert [line.partition(": ")[0] for line in proc] == [
+        "BUNDLES_FORCE_ENV_ON_STARTUP",
+        "BUNDLE_GIT_RESOLUTION_ENABLED",
+        "EXEC_WORKSPACE_ROOT",
+        "PY_CODE_EXEC_IMAGE",
+        "PY_CODE_EXEC_NETWORK_MODE",
+        "PY_CODE_EXEC_TIMEOUT",
+        "REDIS_PASSWORD",
+    ]
+    assert not any(line.endswith("unknown") for line in proc)
+
+
+@pytest.mark.parametrize("name", [".env.metrics", ".env.ingress", ".env.proc"])
+def test_every_file_has_a_configuration_that_is_valid_and_plausible(name):
+    checked = check_gateway(environment(name)["GATEWAY_CONFIG_JSON"])
+    assert isinstance(checked, Valid)
+    assert not checked.warnings
 
 
 def changed(variables: dict[str, str], name: str, old: str, new: str) -> dict[str, str]:
