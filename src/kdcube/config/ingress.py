@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from kdcube.config.auth import AuthSettings, Cors, Network, read_session_secret, read_trusted_proxies
 from kdcube.config.environment import Environment
+from kdcube.config.logins import LoginSettings
 from kdcube.config.service import ServiceSettings
 
 
@@ -18,6 +19,8 @@ class IngressSettings:
 
     service: ServiceSettings
     auth: AuthSettings
+    logins: LoginSettings | None
+    """Of proxylogin; None without it."""
     session_secret: SecretStr
     """Signs anonymous sessions; the same on all replicas."""
     cors: Cors
@@ -33,6 +36,7 @@ class IngressSettings:
         return cls(
             service=ServiceSettings.read(environment, component="ingress", port_name="CHAT_APP_PORT", port=8010),
             auth=AuthSettings.read(environment),
+            logins=LoginSettings.read(environment),
             session_secret=read_session_secret(environment),
             cors=environment.document("CORS_CONFIG", Cors) or Cors(),
             trusted_proxies=read_trusted_proxies(environment),

@@ -26,8 +26,7 @@ class Probes:
     def __init__(
         self, *, service: str, instance: str, report: Callable[[], Mapping[str, object]], checks: Mapping[str, Check]
     ) -> None:
-        self.version = importlib.metadata.version("kdcube")
-        self._about = {"service": service, "instance": instance, "version": self.version}
+        self._about = {"service": service, "instance": instance, "version": importlib.metadata.version("kdcube")}
         self._report = report
         self._checks = checks
         self.draining = False

@@ -16,9 +16,11 @@ from kdcube.gateway.following import Following
 from kdcube.gateway.identity.addresses import Addresses, Openings
 from kdcube.gateway.identity.api_keys import ApiKeys
 from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.identity.logins import login_cookies
 from kdcube.gateway.identity.opening import open_authenticator
 from kdcube.gateway.identity.sessions import Sessions
 from kdcube.gateway.limits import Limiter
+from kdcube.gateway.probes import Check, Probes
 from kdcube.gateway.routing import no_route, route
 from kdcube.ingress.accepting import Accepting
 from kdcube.ingress.cancelling import Cancelling
@@ -27,9 +29,9 @@ from kdcube.ingress.routes import openai_errors
 from kdcube.ingress.routes.api_keys import ApiKeyRoutes
 from kdcube.ingress.routes.chat import ChatRoutes
 from kdcube.ingress.routes.conversations import ConversationRoutes
+from kdcube.ingress.routes.document import DocumentRoutes
 from kdcube.ingress.routes.openai import OpenAIRoutes
 from kdcube.ingress.routes.profile import ProfileRoutes
-from kdcube.ingress.routes.service import Check, ServiceRoutes
 from kdcube.ingress.streams import Streams, StreamSettings
 from kdcube.postgres.api_keys import StoredKeys
 from kdcube.postgres.audit import Audit
@@ -54,9 +56,9 @@ from kdcube.redis.workers import Workers
 class Ingress:
     """The running application, itself ASGI."""
 
-    def __init__(self, app: ASGIApp, service: ServiceRoutes, streams: Streams) -> None:
+    def __init__(self, app: ASGIApp, probes: Probes, streams: Streams) -> None:
         self._app = app
-        self._service = service
+        self._probes = probes
         self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,7 +66,7 @@ class Ingress:
 
     async def drain(self) -> None:
         """Asks load balancers to send no more and clients of streams to come back elsewhere. Requests are served on."""
-        self._service.draining = True
+        self._probes.draining = True
         await self._streams.shutdown()
 
 
@@ -130,12 +132,13 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             openings=Openings(connection, keys),
             limiter=limiter,
             allows_origin=allows_origin(settings.cors),
+            logins=settings.logins and login_cookies(settings.logins, database, audit, connection, keys, scope),
         )
-        about = ServiceRoutes(
+        probes = Probes(
+            service="ingress",
             instance=name,
-            live=live,
+            report=lambda: live.report("ingress"),
             checks=_checks(connection, database, epochs),
-            bundle_ids=sorted(service.bundles.bundles),
         )
         router = _router(
             ChatRoutes(
@@ -154,10 +157,11 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             ProfileRoutes(callers, conversations, live, limiter, service.bundles),
             OpenAIRoutes(callers, composer, accepting, cancelling, streams, service.bundles, live, limiter),
             ApiKeyRoutes(callers, stored_keys, keys_known, revocations),
-            about,
+            probes,
+            DocumentRoutes(live=live, bundle_ids=sorted(service.bundles.bundles)),
         )
         edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error})
-        yield Ingress(with_cors(edge, settings.cors), about, streams)
+        yield Ingress(with_cors(edge, settings.cors), probes, streams)
 
 
 def _checks(connection: Connection, database: Database, epochs: EpochWatch) -> dict[str, Check]:
@@ -176,7 +180,8 @@ def _router(
     profile: ProfileRoutes,
     openai: OpenAIRoutes,
     api_keys: ApiKeyRoutes,
-    service: ServiceRoutes,
+    probes: Probes,
+    document: DocumentRoutes,
 ) -> Router:
     one = "/conversations/{conversation_id}"
     turn = one + "/turns/{turn_id}"
@@ -202,9 +207,9 @@ def _router(
             route("/api-keys/{key_id}", DELETE=api_keys.revoke),
             route("/admin/api-keys", GET=api_keys.list_all, POST=api_keys.create_for_service),
             route("/admin/api-keys/{key_id}", DELETE=api_keys.revoke_any),
-            route("/health", GET=service.health),
-            route("/ready", GET=service.ready),
-            route("/openapi.json", GET=service.openapi),
+            route("/health", GET=probes.health),
+            route("/ready", GET=probes.ready),
+            route("/openapi.json", GET=document.openapi),
         ],
         redirect_slashes=False,
         default=no_route,

@@ -12,7 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdcube.config.auth import Cors
 from kdcube.config.proxylogin import CALLBACK_PATH, ProxyLoginSettings
+from kdcube.gateway.adopting import adopt_config
 from kdcube.gateway.edge import Edge, with_cors
+from kdcube.gateway.following import Following
 from kdcube.gateway.identity.addresses import Addresses, Allowance, Buckets
 from kdcube.gateway.identity.logins import LoginResolver
 from kdcube.gateway.identity.openid import open_openid
@@ -22,6 +24,7 @@ from kdcube.gateway.probes import Probes
 from kdcube.gateway.routing import no_route, route
 from kdcube.postgres.audit import Audit
 from kdcube.postgres.database import open_database
+from kdcube.postgres.gateway_configs import GatewayConfigs
 from kdcube.postgres.logins import Logins
 from kdcube.proxylogin.attempts import Attempts
 from kdcube.proxylogin.keeping import Keeping
@@ -32,6 +35,7 @@ from kdcube.proxylogin.routes import AuthRoutes
 from kdcube.redis.connection import open_connection
 from kdcube.redis.keys import Keys
 from kdcube.redis.logins import LoginCache
+from kdcube.redis.subscriber import open_subscriber
 
 SIGN_INS = Allowance(burst=200, per_s=5)
 """Of one address, behind which there may be a whole office in the morning; each sign-in takes two."""
@@ -59,16 +63,20 @@ async def open_proxylogin(
     settings: ProxyLoginSettings, *, clock: Callable[[], float] = time.time
 ) -> AsyncGenerator[ProxyLogin]:
     """Connects to the stores and builds the application. Raises ConfigurationError, StoreUnavailable."""
-    service, gateway = settings.service, settings.service.gateway
-    name, scope = service.instance_id, (gateway.tenant, gateway.project)
+    service = settings.service
+    name, scope = service.instance_id, (service.gateway.tenant, service.gateway.project)
     keyring = Keyring(settings.logins.keys)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         connection = await enter(open_connection(service.redis_url, name=name))
+        subscriber = await enter(open_subscriber(service.redis_url, name=f"{name}-channels"))
+        live = await adopt_config(service)
         database = await enter(open_database(service.database_url, min_size=1, max_size=4, name=name))
         audit = Audit(database, *scope)
         logins = Logins(database, audit, *scope)
-        cache = LoginCache(connection, Keys(*scope))
+        keys = Keys(*scope)
+        cache = LoginCache(connection, keys)
+        await enter(Following(live, GatewayConfigs(database, audit, *scope), connection, subscriber, keys).following())
         provider = await enter(open_openid(settings.openid))
         sign_ins = SignIns(
             provider,
@@ -94,7 +102,7 @@ async def open_proxylogin(
         probes = Probes(
             service="proxylogin",
             instance=name,
-            report=lambda: {"config_checksum": gateway.checksum},
+            report=lambda: live.report("proxylogin"),
             checks={"valkey": valkey, "postgres": database.ping, "refresher": refreshing},
         )
         routes = AuthRoutes(

@@ -1,4 +1,4 @@
-"""From a request to its Caller: tokens, sessions, cookies."""
+"""From a request to its Caller: tokens, logins, sessions, cookies."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from kdcube.gateway.exchange import exchange_of, request_id_of
 from kdcube.gateway.identity.addresses import Addresses, Openings, network_of
 from kdcube.gateway.identity.authenticator import Authenticator, Identity, user_type_of
 from kdcube.gateway.identity.key_text import looks_like_key
+from kdcube.gateway.identity.logins import LoginCookies, LoginOver, login_over
 from kdcube.gateway.identity.scopes import scopes_for
 from kdcube.gateway.identity.sessions import ANONYMOUS_MAX_AGE_S, AnonymousSession, Sessions
 from kdcube.gateway.limits import Limiter
@@ -50,6 +51,7 @@ class Callers:
         openings: Openings,
         limiter: Limiter,
         allows_origin: Callable[[str], bool],
+        logins: LoginCookies | None = None,
     ) -> None:
         self._auth = auth
         self._authenticator = authenticator
@@ -58,6 +60,7 @@ class Callers:
         self._openings = openings
         self._limiter = limiter
         self._allows_origin = allows_origin
+        self._logins = logins
 
     async def identify(
         self,
@@ -68,7 +71,8 @@ class Callers:
         query_tokens: bool = False,
         sends: bool = False,
     ) -> Caller:
-        """The caller. A token goes before a session; one that is not valid is refused, never taken for anonymous.
+        """The caller. A token goes before a login, which goes before a session; one that is not valid, or not any more,
+        is refused, never taken for anonymous.
 
         ``opens``: a caller without credentials becomes a new anonymous user, whose cookie goes with the response.
         ``replaces``: so does one whose anonymous session has expired. ``query_tokens``: tokens may be in the query,
@@ -94,6 +98,12 @@ class Callers:
             if identity.key_id is not None:
                 _check_scopes(request, identity)
             return self._signed_in(request, identity, cookie)
+        if self._logins is not None and (presented := request.cookies.get(self._logins.name)):
+            self._refuse_other_pages(request, self._logins.site)
+            login = await self._logins.resolver.resolve(presented)
+            if isinstance(login, LoginOver):
+                raise login_over(login)
+            return self._signed_in(request, login.identity, cookie)
         if not self._auth.anonymous:
             raise Unauthorised("Sign in: this service does not serve anonymous users.")
         return await self._anonymous(request, cookie, opens=opens, replaces=replaces)
@@ -186,6 +196,14 @@ class Callers:
     def _cookie_session(self, request: Request) -> AnonymousSession | None:
         value = request.cookies.get(SESSION_COOKIE)
         return self._sessions.anonymous(value) if value else None
+
+    def _refuse_other_pages(self, request: Request, site: str) -> None:
+        """As below, and stricter: the pages of a sibling host are not the user's either."""
+        came, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        if request.method in _SAFE_METHODS or came in {"same-origin", "none"} or (came is None and origin is None):
+            return
+        if origin != site and not self._allows_origin(origin or ""):
+            raise Forbidden("Another site's page may not act for the user.", error="cross_site")
 
     def _refuse_cross_site(self, request: Request) -> None:
         """A cookie comes along without the user's will: another site's page must not change anything by it."""

@@ -17,11 +17,16 @@ import msgspec
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from kdcube.config.logins import LoginSettings
 from kdcube.gateway.errors import Unauthorised, Unavailable
 from kdcube.gateway.identity.authenticator import Identity
 from kdcube.gateway.identity.sealing import Keyring, Unsealable
+from kdcube.postgres.audit import Audit
+from kdcube.postgres.database import Database
 from kdcube.postgres.logins import Logins, StoredLogin
 from kdcube.protocol.errors import StoreUnavailable
+from kdcube.redis.connection import Connection
+from kdcube.redis.keys import Keys
 from kdcube.redis.logins import KEPT_MS, CachedEnd, LoginCache
 
 _COOKIE = "kdcube_login"
@@ -87,6 +92,8 @@ class LoginOver:
 
 
 Resolved: TypeAlias = Login | LoginOver
+Scope: TypeAlias = tuple[str, str]
+"""Tenant and project."""
 
 
 _TOLD = {
@@ -184,6 +191,28 @@ class LoginResolver:
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class LoginCookies:
+    """The logins of an installation: under which name, for pages of which site, and whose they are."""
+
+    name: str
+    site: str
+    resolver: LoginResolver
+
+
+def login_cookies(
+    settings: LoginSettings,
+    database: Database,
+    audit: Audit,
+    connection: Connection,
+    keys: Keys,
+    scope: tuple[str, str],
+) -> LoginCookies:
+    """For a service that only asks whose they are."""
+    resolver = LoginResolver(Logins(database, audit, *scope), LoginCache(connection, keys), Keyring(settings.keys))
+    return LoginCookies(login_cookie(secure=settings.secure), settings.public_url, resolver)
 
 
 def encode_claims(identity: Identity) -> bytes:
