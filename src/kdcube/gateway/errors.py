@@ -7,6 +7,7 @@ Every error that leaves ingress has the body ``{"error", "message", "field"?, "r
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -33,6 +34,8 @@ class RequestError(KDCubeError):
         self.field = field
         self.retry_after_s: float | None = None
         self.left: Left = ()
+        self.errors: Sequence[Mapping[str, object]] | None = None
+        """Everything that is wrong, where that is more than one thing."""
 
 
 class BadRequest(RequestError):
@@ -63,6 +66,18 @@ class Conflict(RequestError):
     """The request contradicts what is there."""
 
     word = "conflict"
+
+
+class PreconditionFailed(RequestError):
+    """What the request builds upon has changed meanwhile."""
+
+    word = "precondition_failed"
+
+
+class PreconditionRequired(RequestError):
+    """The request must say what it builds upon."""
+
+    word = "precondition_required"
 
 
 class TooLarge(RequestError):
@@ -103,6 +118,7 @@ class Problem:
     field: str | None = None
     retry_after_s: int | None = None
     allow: str | None = None
+    errors: Sequence[Mapping[str, object]] | None = None
 
     def response(self, request_id: str) -> Response:
         body: dict[str, object] = {"error": self.error, "message": self.message}
@@ -112,6 +128,8 @@ class Problem:
         if self.retry_after_s is not None:
             body["retry_after_s"] = self.retry_after_s
             headers["Retry-After"] = str(self.retry_after_s)
+        if self.errors is not None:
+            body["errors"] = self.errors
         if self.allow is not None:
             headers["Allow"] = self.allow
         if self.status == 401:
@@ -126,6 +144,8 @@ _STATUS: dict[type[RequestError], int] = {
     Forbidden: 403,
     NotFound: 404,
     Conflict: 409,
+    PreconditionFailed: 412,
+    PreconditionRequired: 428,
     TooLarge: 413,
     RateLimited: 429,
     Unavailable: 503,
@@ -146,7 +166,12 @@ def problem(error: Exception) -> Problem | None:
     match error:
         case RequestError():
             return Problem(
-                _STATUS[type(error)], error.error, str(error), error.field, _whole_seconds(error.retry_after_s)
+                _STATUS[type(error)],
+                error.error,
+                str(error),
+                error.field,
+                _whole_seconds(error.retry_after_s),
+                errors=error.errors,
             )
         case InvalidInput():
             return Problem(400, "invalid_input", error.message, error.field)

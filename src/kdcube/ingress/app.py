@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from starlette.routing import Router
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdcube.config.gateway import GatewayConfig
 from kdcube.config.ingress import IngressSettings
 from kdcube.gateway.adopting import adopt_config
 from kdcube.gateway.edge import Edge, allows_origin, with_cors
+from kdcube.gateway.editing import Editing
 from kdcube.gateway.following import Following
 from kdcube.gateway.identity.addresses import Addresses, Openings
 from kdcube.gateway.identity.api_keys import ApiKeys
@@ -26,6 +27,10 @@ from kdcube.ingress.accepting import Accepting
 from kdcube.ingress.cancelling import Cancelling
 from kdcube.ingress.messages import Composer
 from kdcube.ingress.routes import openai_errors
+from kdcube.ingress.routes.admin.audit import AuditRoutes
+from kdcube.ingress.routes.admin.gateway_config import GatewayConfigRoutes
+from kdcube.ingress.routes.admin.routing import admin_routes
+from kdcube.ingress.routes.admin.turns import TurnRoutes
 from kdcube.ingress.routes.api_keys import ApiKeyRoutes
 from kdcube.ingress.routes.chat import ChatRoutes
 from kdcube.ingress.routes.conversations import ConversationRoutes
@@ -94,7 +99,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         conversations = Conversations(database, *scope)
         audit = Audit(database, *scope)
         configs = GatewayConfigs(database, audit, *scope)
-        await enter(Following(live, configs, connection, subscriber, keys).following())
+        following = await enter(Following(live, configs, connection, subscriber, keys).following())
         limiter = Limiter(Rates(connection, keys), live)
         admission = Admission(connection, keys, limiter.admission)
         queue = Queue(connection, keys)
@@ -134,6 +139,12 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             allows_origin=allows_origin(settings.cors),
             logins=settings.logins and login_cookies(settings.logins, database, audit, connection, keys, scope),
         )
+        editing = Editing(live, configs, following, service)
+        admin = admin_routes(
+            GatewayConfigRoutes(callers, editing, live, audit),
+            AuditRoutes(callers, audit),
+            TurnRoutes(callers, turns, audit),
+        )
         probes = Probes(
             service="ingress",
             instance=name,
@@ -159,6 +170,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             ApiKeyRoutes(callers, stored_keys, keys_known, revocations),
             probes,
             DocumentRoutes(live=live, bundle_ids=sorted(service.bundles.bundles)),
+            admin,
         )
         edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error})
         yield Ingress(with_cors(edge, settings.cors), probes, streams)
@@ -182,6 +194,7 @@ def _router(
     api_keys: ApiKeyRoutes,
     probes: Probes,
     document: DocumentRoutes,
+    admin: list[Route],
 ) -> Router:
     one = "/conversations/{conversation_id}"
     turn = one + "/turns/{turn_id}"
@@ -207,6 +220,7 @@ def _router(
             route("/api-keys/{key_id}", DELETE=api_keys.revoke),
             route("/admin/api-keys", GET=api_keys.list_all, POST=api_keys.create_for_service),
             route("/admin/api-keys/{key_id}", DELETE=api_keys.revoke_any),
+            *admin,
             route("/health", GET=probes.health),
             route("/ready", GET=probes.ready),
             route("/openapi.json", GET=document.openapi),

@@ -36,6 +36,14 @@ class StoredConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Beneath:
+    """What was run before the first version: the environment's document."""
+
+    document: Mapping[str, Any]
+    checksum: str
+
+
+@dataclass(frozen=True, slots=True)
 class Superseded:
     """Nothing was stored: there is a later version than the one that was built upon."""
 
@@ -70,6 +78,7 @@ class GatewayConfigs:
         self,
         *,
         after: int,
+        beneath: Beneath | None = None,
         document: Mapping[str, Any],
         checksum: str,
         actor: Actor,
@@ -77,24 +86,24 @@ class GatewayConfigs:
         reason: str | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> StoredConfig | Superseded:
-        """Stores the version that follows ``after`` (0: the first) and its audit entry with ``details``, or neither."""
+        """Stores the version that follows ``after`` (0: the first) and its audit entry with ``details``, or neither.
+
+        ``beneath`` is stored before it, for the first one.
+        """
 
         async def work(fetch: Fetch) -> StoredConfig | Superseded:
-            said = None if reason is None else storable(reason)
-            rows = await fetch(
-                self._sql["add_config"],
-                *self._scope,
-                after + 1,
-                to_json(document),
-                checksum,
-                storable(actor.id),
-                origin,
-                said,
-            )
+            said, version = None if reason is None else storable(reason), after + 1
+            if beneath is not None:
+                given = (to_json(beneath.document), beneath.checksum, "system:environment", "environment", None)
+                if not await fetch(self._sql["add_config"], *self._scope, version, *given):
+                    return Superseded()
+                version += 1
+            given = (to_json(document), checksum, storable(actor.id), origin, said)
+            rows = await fetch(self._sql["add_config"], *self._scope, version, *given)
             if not rows:
                 return Superseded()
-            told = {"version": after + 1, "checksum": checksum, "reason": said, **(details or {})}
-            await self._audit.record(actor, f"gateway_config.{origin}", f"version {after + 1}", told, within=fetch)
+            told = {"version": version, "checksum": checksum, "reason": said, **(details or {})}
+            await self._audit.record(actor, f"gateway_config.{origin}", f"version {version}", told, within=fetch)
             return _config(rows[0])
 
         return await self._database.transact(work)

@@ -109,14 +109,16 @@ class Callers:
         return await self._anonymous(request, cookie, opens=opens, replaces=replaces)
 
     async def administrator(self, request: Request) -> Caller:
-        """The caller, who may administer. Raises Unauthorised, Forbidden."""
+        """The caller, who is an administrator. Raises Unauthorised for one who has not signed in, else Forbidden."""
         caller = await self.identify(request)
+        if caller.anonymous:
+            raise Unauthorised("Sign in as an administrator.")
         if caller.user_type is not UserType.PRIVILEGED:
             raise Forbidden("This is for administrators.", error="not_administrator")
         return caller
 
     def actor(self, request: Request, caller: Caller) -> Actor:
-        """The caller, for the audit log."""
+        """``caller`` as the audit log names who acts by ``request``."""
         return Actor(caller.user_id, str(self._addresses.of(request)), request_id_of(request))
 
     def _signed_in(self, request: Request, identity: Identity, cookie: AnonymousSession | None) -> Caller:

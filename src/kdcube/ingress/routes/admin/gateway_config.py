@@ -1,0 +1,226 @@
+"""``/admin/gateway-config``: the configuration that all services run, changed while they run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kdcube.config.documents import Finding, UnreadableDocument, read_json
+from kdcube.config.gateway import GATEWAY_MAX_BYTES
+from kdcube.gateway.answers import json_response
+from kdcube.gateway.changes import patched, shown
+from kdcube.gateway.documents import InvalidDocument
+from kdcube.gateway.editing import Base, Editing, Proposal
+from kdcube.gateway.errors import (
+    BadRequest,
+    Conflict,
+    NotFound,
+    PreconditionFailed,
+    PreconditionRequired,
+    RequestError,
+)
+from kdcube.gateway.identity.callers import Callers
+from kdcube.gateway.live import LiveGateway
+from kdcube.gateway.reading import read_body
+from kdcube.ingress.routes.admin.pages import page_of
+from kdcube.postgres.audit import Actor, Audit
+from kdcube.postgres.gateway_configs import MAX_PAGE, Origin, Superseded
+from kdcube.protocol.errors import InvalidInput, KDCubeError
+
+REASON_MAX_CHARS = 500
+
+Json = dict[str, Any]
+
+
+class GatewayConfigRoutes:
+    """For administrators. Every attempt to change something is in the audit log."""
+
+    def __init__(self, callers: Callers, editing: Editing, live: LiveGateway, audit: Audit) -> None:
+        self._callers = callers
+        self._editing = editing
+        self._live = live
+        self._audit = audit
+
+    async def show(self, request: Request) -> Response:
+        await self._callers.administrator(request)
+        base = await self._editing.base()
+        environment = self._editing.propose(base, self._editing.environment())
+        stored = base.stored
+        body: Json = {
+            "version": base.version,
+            "checksum": base.checksum,
+            "origin": stored.origin if stored else "environment",
+            "author": stored and stored.author,
+            "reason": stored and stored.reason,
+            "created_ms": stored and stored.created_ms,
+            "document": base.document,
+            "resolved": base.config.document(),
+            "environment": {
+                "checksum": environment.config.checksum,
+                "same": not environment.changes,
+                "changes": shown(environment.changes),
+            },
+            "this_instance": self._live.report("ingress"),
+        }
+        return _tagged(json_response(body), base.checksum)
+
+    async def validate(self, request: Request) -> Response:
+        """A dry run: nothing is stored."""
+        await self._callers.administrator(request)
+        given = await _object(request)
+        if len(given) != 1 or not isinstance(given.get("document", given.get("patch")), dict):
+            raise InvalidInput("document", "give an object as document, or as patch")
+        base = await self._editing.base()
+        document = given["document"] if "document" in given else patched(base.document, given["patch"])
+        try:
+            proposal = self._editing.propose(base, document)
+        except InvalidDocument as error:
+            return json_response({"valid": False, "errors": _findings(error.findings)})
+        return json_response({"valid": True, "base_version": base.version, **_told(proposal), **_resolved(proposal)})
+
+    async def put(self, request: Request) -> Response:
+        async def document(_: Base) -> Mapping[str, Any]:
+            return await _object(request)
+
+        return await self._change(request, "put", document, must_match=True)
+
+    async def patch(self, request: Request) -> Response:
+        async def document(base: Base) -> Mapping[str, Any]:
+            return patched(base.document, await _object(request))
+
+        return await self._change(request, "patch", document)
+
+    async def reset(self, request: Request) -> Response:
+        async def document(_: Base) -> Mapping[str, Any]:
+            return self._editing.environment()
+
+        return await self._change(request, "reset", document)
+
+    async def rollback(self, request: Request) -> Response:
+        async def document(_: Base) -> Mapping[str, Any]:
+            version = (await _object(request)).get("version")
+            if type(version) is not int or not 0 < version < 2**62:
+                raise InvalidInput("version", "give the number of a version")
+            stored = await self._editing.version(version)
+            if stored is None:
+                raise NotFound("There is no such version.", error="version_not_found", field="version")
+            return stored.document
+
+        return await self._change(request, "rollback", document)
+
+    async def history(self, request: Request) -> Response:
+        await self._callers.administrator(request)
+        cursor, limit = page_of(request, MAX_PAGE, 20)
+        items, following = await self._editing.history(cursor, limit)
+        return json_response({"items": items, "next": following})
+
+    async def _change(
+        self,
+        request: Request,
+        origin: Origin,
+        document: Callable[[Base], Awaitable[Mapping[str, Any]]],
+        *,
+        must_match: bool = False,
+    ) -> Response:
+        caller = await self._callers.administrator(request)
+        actor = self._callers.actor(request, caller)
+        try:
+            return await self._changed(request, actor, origin, document, must_match)
+        except (RequestError, InvalidInput) as error:
+            told = {"error": getattr(error, "error", "invalid_input"), "fields": _fields(error)}
+            await self._audit.record(actor, f"gateway_config.{origin}", "version", told, outcome="refused")
+            raise
+
+    async def _changed(
+        self,
+        request: Request,
+        actor: Actor,
+        origin: Origin,
+        document: Callable[[Base], Awaitable[Mapping[str, Any]]],
+        must_match: bool,
+    ) -> Response:
+        reason = request.query_params.get("reason") or None
+        if reason is not None and len(reason) > REASON_MAX_CHARS:
+            raise InvalidInput("reason", f"reason must have at most {REASON_MAX_CHARS} characters")
+        base = await self._editing.base()
+        _check_match(request, base, must_match)
+        try:
+            proposal = self._editing.propose(base, await document(base))
+        except InvalidDocument as error:
+            raise _invalid(error) from None
+        if not proposal.changes and proposal.document == base.document:
+            return _tagged(json_response({"changed": False, "version": base.version, **_told(proposal)}), base.checksum)
+        stored = await self._editing.store(proposal, actor, origin, reason)
+        if isinstance(stored, Superseded):
+            raise Conflict("Somebody else changed the configuration meanwhile: look again.", error="superseded")
+        body = {"changed": True, "version": stored.version, **_told(proposal), **_resolved(proposal)}
+        return _tagged(json_response(body), stored.checksum)
+
+
+async def _object(request: Request) -> Json:
+    body = await read_body(request, GATEWAY_MAX_BYTES)
+    try:
+        given = read_json(body.decode(), max_bytes=GATEWAY_MAX_BYTES)
+    except UnicodeDecodeError:
+        raise BadRequest("The body is not valid UTF-8.", error="invalid_utf8", field="body") from None
+    except UnreadableDocument as error:
+        raise BadRequest(f"The body cannot be read: {error}.", error="malformed_json", field="body") from None
+    if not isinstance(given, dict):
+        raise InvalidInput("body", "give an object")
+    return cast("Json", given)
+
+
+def _check_match(request: Request, base: Base, must_match: bool) -> None:
+    header = request.headers.get("if-match")
+    if header is None:
+        if must_match:
+            raise PreconditionRequired(
+                "Say by If-Match which version is to be replaced: its checksum or its number, or * for any."
+            )
+        return
+    tags = [tag.strip().removeprefix("W/").strip('"') for tag in header.split(",")]
+    if not any(base.matches(tag) for tag in tags):
+        raise PreconditionFailed(
+            f"The configuration is version {base.version} now, with the checksum {base.checksum}: look again."
+        )
+
+
+def _invalid(error: InvalidDocument) -> RequestError:
+    first = error.findings[0]
+    refused = BadRequest(str(error), error="invalid_config", field=first.path or "body")
+    refused.errors = _findings(error.findings)
+    return refused
+
+
+def _findings(findings: Any) -> list[Json]:
+    told: list[Json] = []
+    for finding in cast("list[Finding]", findings):
+        one = {"path": finding.path, "message": finding.message}
+        told.append({**one, "allowed": finding.allowed} if finding.allowed else one)
+    return told
+
+
+def _fields(error: KDCubeError) -> list[object]:
+    many = getattr(error, "errors", None)
+    return [one["path"] for one in many] if many else [getattr(error, "field", None)]
+
+
+def _told(proposal: Proposal) -> Json:
+    return {
+        "checksum": proposal.config.checksum,
+        "changes": shown(proposal.changes),
+        "needs_restart": proposal.restarts,
+        "warnings": _findings(proposal.warnings),
+    }
+
+
+def _resolved(proposal: Proposal) -> Json:
+    return {"resolved": proposal.config.document()}
+
+
+def _tagged(response: Response, checksum: str) -> Response:
+    response.headers["ETag"] = f'"{checksum}"'
+    return response
