@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -61,10 +61,17 @@ class StoreServer:
         self._process = self._launch()
 
     def pause(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
+        """It hangs: all its processes."""
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+        for child in psutil.Process(self.pid).children(recursive=True) if self.running else ():
+            with suppress(psutil.NoSuchProcess):
+                child.send_signal(number)
 
     def close(self) -> None:
         self.resume()

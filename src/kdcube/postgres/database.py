@@ -87,7 +87,8 @@ class Database:
         """One statement, which is a transaction of its own."""
 
         async def work(connection: Connection) -> Sequence[Row]:
-            return await connection.fetch(sql, *args)
+            with _given_up(connection):
+                return await connection.fetch(sql, *args)
 
         return await self._attempt(work)
 
@@ -101,7 +102,8 @@ class Database:
 
         async def in_transaction(connection: Connection) -> R:
             async with connection.transaction():
-                return await work(connection.fetch)
+                with _given_up(connection):
+                    return await work(connection.fetch)
 
         return await self._attempt(in_transaction)
 
@@ -193,6 +195,16 @@ _REJECTED: tuple[type[BaseException], ...] = (
     asyncpg.exceptions.DataError, asyncpg.IntegrityConstraintViolationError, asyncpg.ProgramLimitExceededError,
     asyncpg.CardinalityViolationError,
 )  # fmt: skip
+
+
+@contextmanager
+def _given_up(connection: Connection) -> Generator[None]:
+    """A connection that did not answer in time is not asked again, not even to roll back: the caller has waited."""
+    try:
+        yield
+    except TimeoutError:
+        connection.terminate()
+        raise
 
 
 @contextmanager
