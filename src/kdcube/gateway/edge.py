@@ -29,6 +29,9 @@ _HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
 
+_UNREAD = frozenset({408, 413})
+"""Of these the body was not read to its end: the connection is of no use any more."""
+
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
@@ -56,7 +59,10 @@ class Edge:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message = {**message, "headers": _all_headers(message["headers"], exchange)}
+                headers = _all_headers(message["headers"], exchange)
+                if message["status"] in _UNREAD:
+                    headers.append((b"connection", b"close"))
+                message = {**message, "headers": headers}
             await send(message)
 
         with bound(request_id=exchange.request_id):

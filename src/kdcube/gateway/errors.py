@@ -86,6 +86,12 @@ class TooLarge(RequestError):
     word = "too_large"
 
 
+class TooSlow(RequestError):
+    """The request's body comes too slowly."""
+
+    word = "too_slow"
+
+
 class RateLimited(RequestError):
     """Too many requests."""
 
@@ -147,6 +153,7 @@ _STATUS: dict[type[RequestError], int] = {
     PreconditionFailed: 412,
     PreconditionRequired: 428,
     TooLarge: 413,
+    TooSlow: 408,
     RateLimited: 429,
     Unavailable: 503,
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator
 from typing import TypeVar
 
@@ -11,25 +13,37 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from kdcube.gateway.errors import BadRequest, TooLarge
+from kdcube.gateway.errors import BadRequest, TooLarge, TooSlow
 from kdcube.protocol.errors import InvalidInput
 
 T = TypeVar("T")
 
+GRACE_S = 10.0
+MIN_BYTES_PER_S = 16 * 1024
+"""A body may take GRACE_S and what it takes at this rate."""
 MULTIPART = "multipart/form-data"
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<where>.*)`)?$", re.DOTALL)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The body. Raises TooLarge as soon as it is clear that there are more than ``max_bytes``."""
+    """The body. Raises TooLarge as soon as it is clear that there are more than ``max_bytes``, and TooSlow for one that
+    trickles.
+    """
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes:
         raise _too_large(max_bytes)
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise _too_large(max_bytes)
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(GRACE_S) as patience:
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > max_bytes:
+                    raise _too_large(max_bytes)
+                left_s = began + GRACE_S + len(body) / MIN_BYTES_PER_S - time.monotonic()
+                patience.reschedule(asyncio.get_running_loop().time() + left_s)
+    except TimeoutError:
+        raise TooSlow from None
     return bytes(body)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
+from kdcube.gateway.connections import BoundedHttp
 from kdcube.ingress.streams.outlets import HAND_OVER, ConnectionOutlet
 
 
-class HandingOver(HttpToolsProtocol):
+class HandingOver(BoundedHttp):
     """Serves HTTP until a response takes the connection away, as uvicorn itself does for a WebSocket."""
 
     def on_message_begin(self) -> None:
@@ -30,6 +29,7 @@ class HandingOver(HttpToolsProtocol):
         cycle.message_event.set()
         self.flow.resume_reading()  # else nobody would hear that the client leaves
         self._unset_keepalive_if_required()
+        self.unwatch()
         self.connections.discard(self)
         heir.paused = self.flow.write_paused
         heir.connection_made(transport)

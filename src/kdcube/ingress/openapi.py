@@ -226,6 +226,7 @@ _MEANINGS = {
     401: "Sign in, or ask `/profile` for a session",
     403: "Not for this caller",
     404: "There is no such thing, or it is not the caller's",
+    408: "The body came too slowly",
     409: "The request contradicts what is there",
     413: "The body is too large",
     429: "Too many requests",
@@ -255,12 +256,13 @@ def _operation(
     opens: bool = False,
     shape: str = "Error",
 ) -> Json:
+    always = [503, *(() if public else (429,)), *(() if body is None else (408,))]
     operation: Json = {
         "summary": summary,
         "parameters": list(parameters),
         "responses": {
             str(status): {"description": "Done", "content": answer},
-            **{str(code): _error(code, shape) for code in sorted({*errors, *(() if public else (429,)), 503})},
+            **{str(code): _error(code, shape) for code in sorted({*errors, *always})},
         },
     }
     if body is not None:

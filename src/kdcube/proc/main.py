@@ -20,6 +20,7 @@ from kdcube.config.gateway import GatewayConfig
 from kdcube.config.load import load_service
 from kdcube.config.proc import ProcSettings
 from kdcube.gateway.adopting import adopt_config
+from kdcube.gateway.connections import BoundedHttp
 from kdcube.gateway.following import Following
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.serving import KEEP_ALIVE_S
@@ -344,6 +345,8 @@ async def serve(settings: ProcSettings) -> None:
         server = _Server(
             uvicorn.Config(
                 create_app(proc.probes),
+                http=BoundedHttp,
+                ws="none",
                 host=settings.service.host,
                 port=settings.service.port,
                 log_config=None,

@@ -11,6 +11,7 @@ from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.load import load
 from kdcube.config.proxylogin import ProxyLoginSettings
+from kdcube.gateway.connections import BoundedHttp
 from kdcube.gateway.serving import BACKLOG, KEEP_ALIVE_S, DrainingServer, listening
 from kdcube.protocol.errors import KDCubeError
 from kdcube.proxylogin.app import open_proxylogin
@@ -28,7 +29,7 @@ async def serve(settings: ProxyLoginSettings) -> None:
             config = uvicorn.Config(
                 proxylogin,
                 loop="uvloop",
-                http="httptools",
+                http=BoundedHttp,
                 ws="none",
                 lifespan="off",
                 log_config=None,
