@@ -265,6 +265,13 @@ const server = http.createServer(async (request, response) => {
       response.end();
       return;
     }
+    if (path.endsWith('/.well-known/jwks.json')) {
+      // What Amazon Cognito has there, below the id of a user pool.
+      const pool = keys.filter(({ kty }) => kty === 'RSA').map(({ alg, e, kid, kty, n, use }) => ({ alg, e, kid, kty, n, use }));
+      response.writeHead(200, { 'content-type': 'application/json' });
+      response.end(JSON.stringify({ keys: pool }));
+      return;
+    }
     await handle(request, response);
   } catch (error) {
     console.error(error);

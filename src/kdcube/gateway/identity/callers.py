@@ -181,6 +181,9 @@ class Callers:
         """Those of the first place that has any: headers, query, cookies. Places are never mixed: a cookie may be of
         somebody who was signed in here before.
         """
+        for name in ("authorization", self._auth.id_token_header):
+            if len(request.headers.getlist(name)) > 1:  # proxies and services could take different ones
+                raise Unauthorised(f"There is more than one header {name}.", error="invalid_token")
         scheme, _, value = request.headers.get("authorization", "").partition(" ")
         bearer = value.strip() if scheme.lower() == "bearer" else None
         id_token = request.headers.get(self._auth.id_token_header) or None
