@@ -46,9 +46,10 @@ class Stack:
 
     def __init__(self, folder: Path, variables: dict[str, str]) -> None:
         self.home = folder / "home"
-        self.port = free_port(1, 2, 3, 10, 11, 70, 71, 90, 91)
+        self.port = free_port(1, 2, 3, 10, 11, 20, 70, 71, 90, 91)
         self._auth = folder / "users.json"
         self._auth.write_text(json.dumps(USERS))
+        self.signs_in_by_file = "AUTH_PROVIDER" not in variables
         self._env = {
             "PATH": os.environ["PATH"],
             "HOME": str(folder),
@@ -56,6 +57,10 @@ class Stack:
             "KDCUBE_PORT": str(self.port),
             **variables,
         }
+
+    def tell(self, **variables: str) -> None:
+        """What depends on the ports, before it is up."""
+        self._env |= variables
 
     def kdcube(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run one command against this system."""
@@ -76,7 +81,8 @@ class Stack:
     def up(self, args: Sequence[str] = ()) -> None:
         """Echo is the default bundle, unless ``args`` name one, or documents."""
         default = () if {"--bundle", "--docs"} & set(args) else ("--bundle", str(ECHO))
-        done = self.kdcube("up", "--detach", "--auth", str(self._auth), *args, *default)
+        auth = ("--auth", str(self._auth)) if self.signs_in_by_file else ()
+        done = self.kdcube("up", "--detach", *auth, *args, *default)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}{self.logs()}"
         self._instances = self.pids.keys()
 

@@ -32,6 +32,10 @@ READERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys(("CHAT_PROCESSOR_PORT", "KDCUBE_SLOTS", "CHAT_TASK_TIMEOUT_SEC"), ("proc",)),
         **dict.fromkeys(("HEARTBEAT_INTERVAL", "PROC_CONTAINER_STOP_TIMEOUT_SEC", "ECS_AGENT_URI"), ("proc",)),
         **dict.fromkeys(("KDCUBE_WATCH", "KDCUBE_DEBUG_BUNDLES"), ("proc",)),
+        **dict.fromkeys(("PROXYLOGIN_ENCRYPTION_KEYS", "PROXYLOGIN_PUBLIC_URL"), _SERVING),
+        **dict.fromkeys(("OIDC_CLIENT_SECRET", "OIDC_SCOPES", "PROXYLOGIN_RETURN_URL"), ("proxylogin",)),
+        **dict.fromkeys(("PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_IDLE_SEC", "PROXYLOGIN_GRACE_SEC"), ("proxylogin",)),
+        **dict.fromkeys(("PROXYLOGIN_PORT", "PROXYLOGIN_STOP_TIMEOUT_SEC"), ("proxylogin",)),
         **dict.fromkeys(("KDCUBE_PORT", "KDCUBE_PROXY_TLS", "KDCUBE_PROXY_CERTIFICATE", "KDCUBE_PROXY_KEY"), _UP),
         **dict.fromkeys(("KDCUBE_TOKEN", "XDG_STATE_HOME", "NO_COLOR", "TERM"), ("kdcube chat",)),
     }

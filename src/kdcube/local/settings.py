@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
+from kdcube.config.auth import AuthProvider
 from kdcube.config.bundles import BundleRegistry, read_bundles
 from kdcube.config.environment import Environment
 from kdcube.config.gateway import GatewayConfig, read_gateway
@@ -28,6 +29,12 @@ _FOR_INGRESS = (
     *("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_AUDIENCE", "OIDC_ROLES_CLAIM", "OIDC_ALGORITHMS", "OIDC_CLOCK_SKEW_SEC"),
     *("COGNITO_REGION", "COGNITO_USER_POOL_ID", "COGNITO_APP_CLIENT_ID", "COGNITO_SERVICE_CLIENT_ID", "COGNITO_ISSUER"),
 )
+_FOR_SIGNING_IN = ("PROXYLOGIN_ENCRYPTION_KEYS", "PROXYLOGIN_PUBLIC_URL")
+"""What ingress must know of it as well."""
+_FOR_PROXYLOGIN = (
+    *("OIDC_CLIENT_SECRET", "OIDC_SCOPES", "PROXYLOGIN_RETURN_URL", "PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_IDLE_SEC"),
+    "PROXYLOGIN_GRACE_SEC",
+)
 _FOR_PROC = ("KDCUBE_DEBUG_BUNDLES", "CHAT_TASK_TIMEOUT_SEC", "KDCUBE_SLOTS", "HEARTBEAT_INTERVAL", *GRANTED)
 
 
@@ -47,7 +54,9 @@ class LocalSettings:
     home: Path
     """Absolute."""
     first_port: int
-    """Ingress listens on it and the next nine, proc on +10 to +19, the proxy on +70 (and +71), the stores on +90."""
+    """Ingress listens on it and the next nine, proc on +10 to +19, proxylogin on +20, the proxy on +70 (and +71), the
+    stores on +90.
+    """
     gateway: GatewayConfig
     proxy_tls: ProxyTls
     proxy_certificate: Path | None
@@ -58,8 +67,15 @@ class LocalSettings:
     proc_stop_s: float
     """How long a service may drain."""
     ingress_variables: Mapping[str, str] = field(repr=False)
+    proxylogin_stop_s: float
+    proxylogin_variables: Mapping[str, str] = field(repr=False)
     proc_variables: Mapping[str, str] = field(repr=False)
     """With the secrets that ``bundles`` grants."""
+
+    @property
+    def signs_in(self) -> bool:
+        """Whether people sign in at an OpenID provider through proxylogin."""
+        return self.proxylogin_variables.get("AUTH_PROVIDER", "").strip().lower() == AuthProvider.OIDC
 
     @classmethod
     def read(cls, environment: Environment) -> Self:
@@ -76,7 +92,9 @@ class LocalSettings:
             bundles=bundles,
             ingress_stop_s=environment.seconds("INGRESS_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=3_600),
             proc_stop_s=environment.seconds("PROC_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=86_400),
-            ingress_variables=_chosen(environment, (*_FOR_ALL, *_FOR_INGRESS)),
+            ingress_variables=_chosen(environment, (*_FOR_ALL, *_FOR_INGRESS, *_FOR_SIGNING_IN)),
+            proxylogin_stop_s=environment.seconds("PROXYLOGIN_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=3_600),
+            proxylogin_variables=_chosen(environment, (*_FOR_ALL, *_FOR_INGRESS, *_FOR_SIGNING_IN, *_FOR_PROXYLOGIN)),
             proc_variables=_chosen(environment, (*_FOR_ALL, *_FOR_PROC, *bundles.secret_names)),
         )
 

@@ -14,6 +14,7 @@ from kdcube.config.bundles import BundleEntry
 from kdcube.config.ingress import IngressSettings
 from kdcube.config.load import load
 from kdcube.config.proc import ProcSettings
+from kdcube.config.proxylogin import ProxyLoginSettings
 from kdcube.deploy.routes import Service
 from kdcube.local.bundles import assemble
 from kdcube.local.docs import DOCS_ID, docs_entry
@@ -35,6 +36,7 @@ from kdcube.redis.server import check_server
 HOST = "127.0.0.1"
 MAX_PROCESSES = 10
 _PROC_OFFSET = 10
+_PROXYLOGIN_OFFSET = 20
 _VALKEY_OFFSET = 90
 _POSTGRES_OFFSET = 91
 _READY_LIMIT_S = 60.0
@@ -106,11 +108,15 @@ class Stack:
         proc = [self._proc(number, shared) for number in range(self.options.proc)]
         load(IngressSettings, ingress[0].program.env)  # told here at once instead of by each process again and again
         load(ProcSettings, proc[0].program.env)
+        if self._signs_in:
+            load(ProxyLoginSettings, self._proxylogin(shared).program.env)
         stores = supervisor.services
         if proxy is not None:
             # Before ingress, so that it ends behind it: what is under way when ingress drains still gets its answer.
             supervisor.start(await asyncio.to_thread(proxy.prepare))
         supervisor.start(*ingress, needs=stores)
+        if self._signs_in:
+            supervisor.start(self._proxylogin(shared), needs=stores)
         supervisor.start(*proc, needs=stores)
         await supervisor.ready(_READY_LIMIT_S)
 
@@ -118,6 +124,7 @@ class Stack:
         first, options = self.settings.first_port, self.options
         wanted = {first + number: f"ingress-{number}" for number in range(options.ingress)}
         wanted |= {first + _PROC_OFFSET + number: f"proc-{number}" for number in range(options.proc)}
+        wanted |= {first + _PROXYLOGIN_OFFSET: "proxylogin"} if self._signs_in else {}
         wanted |= proxy_ports(self.settings) if options.proxy else {}
         wanted |= {} if options.redis_url else {first + _VALKEY_OFFSET: "Valkey"}
         wanted |= {} if options.database_url else {first + _POSTGRES_OFFSET: "PostgreSQL"}
@@ -134,7 +141,13 @@ class Stack:
             Service.INGRESS: tuple(first + number for number in range(self.options.ingress)),
             Service.PROC: tuple(first + _PROC_OFFSET + number for number in range(self.options.proc)),
         }
+        if self._signs_in:
+            behind[Service.PROXYLOGIN] = (first + _PROXYLOGIN_OFFSET,)
         return Proxy(self.home, self.settings, behind)
+
+    @property
+    def _signs_in(self) -> bool:
+        return self.settings.signs_in and self.options.auth is None
 
     def _start_valkey(self, supervisor: Supervisor) -> str:
         if self.options.redis_url is not None:
@@ -166,11 +179,39 @@ class Stack:
             **shared,
             **({} if self.options.auth is None else {"AUTH_PROVIDER": "simple", "IDP_DB_PATH": str(self.options.auth)}),
             **({"KDCUBE_TRUSTED_PROXIES": TRUSTED} if self.options.proxy else {}),
+            **self._signing_in(),
             "KDCUBE_SESSION_SECRET": self.home.secret("session-secret"),
             "INGRESS_CONTAINER_STOP_TIMEOUT_SEC": str(stop_s),
             "CHAT_APP_PORT": str(port),
         }
         return _service("ingress", number, port, variables, stop_s)
+
+    def _signing_in(self) -> dict[str, str]:
+        """What all services must know of it. Without a proxy users sign in at one port and come back to another."""
+        if not self._signs_in:
+            return {}
+        given = self.settings.ingress_variables
+        own = f"http://{HOST}:{self.settings.first_port + _PROXYLOGIN_OFFSET}"
+        site = self._proxy().url if self.options.proxy else own
+        return {
+            "PROXYLOGIN_ENCRYPTION_KEYS": given.get("PROXYLOGIN_ENCRYPTION_KEYS") or self.home.secret("login-key"),
+            "PROXYLOGIN_PUBLIC_URL": given.get("PROXYLOGIN_PUBLIC_URL") or site,
+        }
+
+    def _proxylogin(self, shared: Mapping[str, str]) -> ServiceSpec:
+        stop_s = self.settings.proxylogin_stop_s
+        port = self.settings.first_port + _PROXYLOGIN_OFFSET
+        elsewhere = not (self.options.proxy or "PROXYLOGIN_PUBLIC_URL" in self.settings.proxylogin_variables)
+        variables = {
+            **({"PROXYLOGIN_RETURN_URL": self.url} if elsewhere else {}),
+            **self.settings.proxylogin_variables,
+            **shared,
+            **({"KDCUBE_TRUSTED_PROXIES": TRUSTED} if self.options.proxy else {}),
+            **self._signing_in(),
+            "PROXYLOGIN_STOP_TIMEOUT_SEC": str(stop_s),
+            "PROXYLOGIN_PORT": str(port),
+        }
+        return _service("proxylogin", 0, port, variables, stop_s)
 
     def _proc(self, number: int, shared: Mapping[str, str]) -> ServiceSpec:
         stop_s = self.settings.proc_stop_s
