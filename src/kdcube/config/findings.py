@@ -25,15 +25,17 @@ def findings_of(
     given: Callable[[Path], bool] = lambda _: True,
     elsewhere: Mapping[str, str] | None = None,
     values: bool = True,
+    without: str | None = None,
 ) -> list[Finding]:
     """One for each thing that is wrong, at most 50 and a last one that counts the others.
 
     ``given``: whether the value at a path is the author's own and no default. ``elsewhere``: hints for names that are
     known, but not where they stand. ``values``: whether texts that were given may be shown.
+    ``without``: a type of error that is left out.
     """
     schema = model.model_json_schema(ref_template="{model}")
     found: dict[tuple[str, str], Finding] = {}
-    details = error.errors(include_url=False)
+    details = [detail for detail in error.errors(include_url=False) if detail["type"] != without]
     for detail in details[: 4 * FINDINGS_MAX]:
         finding = _finding(detail, _Fields(schema), written, given, elsewhere or {}, values)
         found.setdefault((finding.path, finding.message), finding)

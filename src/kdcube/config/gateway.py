@@ -20,7 +20,8 @@ from kdcube.config.findings import findings_of
 from kdcube.config.patterns import Patterns
 from kdcube.config.plausibility import implausible
 from kdcube.config.profiles import Profile
-from kdcube.config.resolution import SECTIONS, Origin, resolve
+from kdcube.config.reading import without_effect
+from kdcube.config.resolution import SECTIONS, Origin, Resolution, resolve, without_members
 from kdcube.config.sections import (
     AtRestart,
     Backpressure,
@@ -149,15 +150,13 @@ def check_gateway(text: str) -> Checked:
 def check_gateway_document(given: Any) -> Checked:
     """A document as plain data, of a bounded size. Raises nothing."""
     resolution = resolve(given)
-    config = None
-    try:
-        if resolution.document:
-            config = GatewayConfig.model_validate(resolution.document)
-    except ValidationError as error:
-        found = findings_of(
-            error, GatewayConfig, written=resolution.written, given=resolution.is_given, elsewhere=_elsewhere()
-        )
-        resolution.errors.extend(found)
+    config, errors = _validated(resolution)
+    resolution.errors.extend(errors)
+    if resolution.is_overlaid:
+        # What both components replace is still to be right, but need not go together with what is not replaced.
+        below = resolve(without_members(given))
+        hidden = _validated(below, without="contradiction")[1]
+        resolution.errors.extend(finding for finding in hidden if finding not in resolution.errors)
     if config is None or resolution.errors:
         return Invalid(tuple(resolution.errors), tuple(resolution.warnings))
     resolution.warnings.extend(
@@ -170,7 +169,24 @@ def check_gateway_document(given: Any) -> Checked:
             resolution.is_given,
         )
     )
+    resolution.warnings.extend(without_effect(config.document(), resolution.origins))
     return Valid(config, tuple(resolution.warnings), resolution.origins)
+
+
+def _validated(resolution: Resolution, without: str | None = None) -> tuple[GatewayConfig | None, list[Finding]]:
+    if not resolution.document:
+        return None, []
+    try:
+        return GatewayConfig.model_validate(resolution.document), []
+    except ValidationError as error:
+        return None, findings_of(
+            error,
+            GatewayConfig,
+            written=resolution.written,
+            given=resolution.is_given,
+            elsewhere=_elsewhere(),
+            without=without,
+        )
 
 
 def _elsewhere() -> dict[str, str]:

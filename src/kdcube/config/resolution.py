@@ -62,6 +62,9 @@ _UNKNOWN = "unknown"
 """In place of a tenant or project that is missing, so that everything else can be checked."""
 
 
+_MEMBERS = frozenset(spelling for spellings in COMPONENTS.values() for spelling in spellings)
+
+
 class Source(StrEnum):
     """Where the value of a field comes from."""
 
@@ -87,6 +90,8 @@ class Resolution:
     """By the path in ``document``."""
     errors: list[Finding] = field(default_factory=list[Finding])
     warnings: list[Finding] = field(default_factory=list[Finding])
+    is_overlaid: bool = False
+    """Whether some section is flat and has members: then one may replace the other."""
 
     def is_given(self, path: Path) -> bool:
         origin = self.origins.get(path)
@@ -140,6 +145,18 @@ def resolve(given: Any) -> Resolution:
     return found
 
 
+def without_members(given: Any) -> Any:
+    """``given`` with what is flat alone. Of a document in which some section has both."""
+    document, stem = _unwrapped(given)
+    flat = {
+        name: {field: kept for field, kept in value.items() if field not in _MEMBERS}
+        if name in SECTIONS and isinstance(value, dict)
+        else value
+        for name, value in cast("dict[str, Any]", document).items()
+    }
+    return {WRAPPER: flat} if stem else flat
+
+
 def _unwrapped(given: dict[str, Any]) -> tuple[Any, Path]:
     if set(given) - {"$schema"} == {WRAPPER}:
         return given[WRAPPER], (WRAPPER,)
@@ -178,6 +195,7 @@ def _take_section(found: Resolution, section: str, given: Any, profile: Mapping[
         return
     flat = dict(cast("dict[str, Any]", given))
     members = _take_members(found, flat, written)
+    found.is_overlaid |= bool(flat and members)
     shared = list(_leaves(found, section, flat, written))
     below = SECTIONS[section]().model_dump()
     resolved: dict[str, Any] = {}

@@ -115,6 +115,10 @@ LADDER = "they must not fall in the order anonymous, registered, paid, hard limi
             {**SCOPE, "pools": {"pg_max_connections": 8, "proc": {"pg_pool_max_size": 9}}},
             "pools.pg_max_connections: is 8, below pg_pool_max_size, which is 9",
         ),
+        (
+            {**SCOPE, "limits": {"max_page_items": 0, "proc": {"max_page_items": 5}, "rest": {"max_page_items": 5}}},
+            "limits.max_page_items: is 0; give a whole number from 1 to 1000",
+        ),
         ({**SCOPE, "max_queue_size": 5}, "max_queue_size: unknown field here; it is a field of limits"),
         ({**SCOPE, "limits": {"profile": "x"}}, "limits.profile: unknown field here; it stands beside the sections"),
         ({**SCOPE, "proc": {}}, "proc: unknown field here; give it inside of a section, as in limits.proc"),
@@ -181,6 +185,18 @@ def test_many_errors_are_counted():
         (
             {"limits": {"max_live_turns_per_user": 3}},
             "limits.max_live_turns_per_user: is 3, below max_running_turns_per_user (8), which is never reached",
+        ),
+        (
+            {"limits": {"ingress": {"max_queue_size": 5}}},
+            "limits.ingress.max_queue_size: has no effect: only proc reads it, and there it is 2000",
+        ),
+        (
+            {"backpressure": {"worker": {"capacity_buffer": 0.3}, "capacity_buffer": 0.2}},
+            "backpressure.worker.capacity_buffer: has no effect: only ingress reads it, and there it is 0.2",
+        ),
+        (
+            {"guarded_rest_patterns": {"proc": ["a"]}},
+            "guarded_rest_patterns.proc: has no effect: only ingress reads it, and there it is a list of 0",
         ),
         (
             {"circuit_breakers": {"auth_window_size": 1}},
