@@ -22,13 +22,18 @@ READERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys(("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_SSL"), _ALL),
         **dict.fromkeys(("GATEWAY_CONFIG_JSON", "GATEWAY_COMPONENT", "GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP"), _ALL),
         **dict.fromkeys(("KDCUBE_HOME", "KDCUBE_STORAGE_PATH", "AGENTIC_BUNDLES_JSON", "AGENTIC_BUNDLES_ROOT"), _ALL),
-        **dict.fromkeys(("AUTH_PROVIDER", "IDP_DB_PATH", "KDCUBE_ANONYMOUS", "CORS_CONFIG"), _SERVING),
+        **dict.fromkeys(("AUTH_PROVIDER", "IDP_DB_PATH", "KDCUBE_ANONYMOUS"), _SERVING),
         **dict.fromkeys(("ID_TOKEN_HEADER_NAME", "AUTH_TOKEN_COOKIE_NAME", "ID_TOKEN_COOKIE_NAME"), _SERVING),
         **dict.fromkeys(("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_AUDIENCE", "OIDC_ROLES_CLAIM"), _SERVING),
         **dict.fromkeys(("OIDC_ALGORITHMS", "OIDC_CLOCK_SKEW_SEC", "COGNITO_REGION"), _SERVING),
         **dict.fromkeys(("COGNITO_USER_POOL_ID", "COGNITO_APP_CLIENT_ID", "COGNITO_ISSUER"), _SERVING),
-        **dict.fromkeys(("COGNITO_SERVICE_CLIENT_ID", "KDCUBE_SESSION_SECRET", "KDCUBE_TRUSTED_PROXIES"), _SERVING),
+        **dict.fromkeys(("COGNITO_SERVICE_CLIENT_ID", "KDCUBE_TRUSTED_PROXIES"), _SERVING),
+        **dict.fromkeys(("PROXYLOGIN_ENCRYPTION_KEYS", "PROXYLOGIN_PUBLIC_URL"), _SERVING),
+        **dict.fromkeys(("PROXYLOGIN_PORT", "PROXYLOGIN_RETURN_URL", "PROXYLOGIN_IDLE_SEC"), ("proxylogin",)),
+        **dict.fromkeys(("PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_GRACE_SEC", "OIDC_SCOPES"), ("proxylogin",)),
+        **dict.fromkeys(("PROXYLOGIN_STOP_TIMEOUT_SEC", "OIDC_CLIENT_SECRET"), ("proxylogin",)),
         **dict.fromkeys(("CHAT_APP_PORT", "KDCUBE_KEEPALIVE_SEC", "INGRESS_CONTAINER_STOP_TIMEOUT_SEC"), ("ingress",)),
+        **dict.fromkeys(("CORS_CONFIG", "KDCUBE_SESSION_SECRET"), ("ingress",)),
         **dict.fromkeys(("CHAT_PROCESSOR_PORT", "KDCUBE_SLOTS", "CHAT_TASK_TIMEOUT_SEC"), ("proc",)),
         **dict.fromkeys(("HEARTBEAT_INTERVAL", "PROC_CONTAINER_STOP_TIMEOUT_SEC", "ECS_AGENT_URI"), ("proc",)),
         **dict.fromkeys(("KDCUBE_WATCH", "KDCUBE_DEBUG_BUNDLES"), ("proc",)),
@@ -49,6 +54,7 @@ _SCANNING = "uploads are not scanned for viruses"
 _CODE = "there is no execution of code yet"
 _AWS = "nothing here calls AWS yet"
 _METRICS = "there is no metrics service yet"
+_GRANTED = 'bundles inherit nothing: grant it by name, with "secrets" in AGENTIC_BUNDLES_JSON'
 _MOUNTED = "a path of the host, for compose alone"
 
 WITHOUT_MEANING: Mapping[str, str] = MappingProxyType(
@@ -65,6 +71,8 @@ WITHOUT_MEANING: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SDK_LOAD_CONFIG", "AWS_PROFILE"), _AWS),
         **dict.fromkeys(("AWS_EC2_METADATA_DISABLED", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), _AWS),
         **dict.fromkeys(("LOG_DIR", "LOG_FILE", "LOG_MAX_MB", "LOG_BACKUP_COUNT"), "logs go to standard error"),
+        **dict.fromkeys(("KDCUBE_LLM_PROVIDER", "KDCUBE_LLM_BASE_URL", "KDCUBE_LLM_MODEL"), _GRANTED),
+        "KDCUBE_LLM_API_KEY": _GRANTED,
         "CHAT_WEB_APP_CONFIG_FILE_PATH": "it is for the browser application",
         "OPEX_AGG_CRON": "there is no accounting",
     }
@@ -180,7 +188,7 @@ def _why(name: str, asked: Collection[str], component: str) -> str:
     if close := difflib.get_close_matches(name[:64].upper(), known, n=1, cutoff=cutoff):
         return f"unknown; did you mean {close[0]}?"
     if _A_SECRET.search(name):
-        return 'bundles inherit nothing: grant it by name, with "secrets" in AGENTIC_BUNDLES_JSON'
+        return _GRANTED
     return "unknown"
 
 

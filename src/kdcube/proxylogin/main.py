@@ -9,7 +9,7 @@ import uvicorn
 import uvloop
 from structlog.typing import FilteringBoundLogger
 
-from kdcube.config.load import load
+from kdcube.config.load import load_service
 from kdcube.config.proxylogin import ProxyLoginSettings
 from kdcube.gateway.connections import BoundedHttp
 from kdcube.gateway.serving import BACKLOG, KEEP_ALIVE_S, DrainingServer, listening
@@ -47,8 +47,10 @@ async def serve(settings: ProxyLoginSettings) -> None:
 def main() -> int:
     """``python -m kdcube.proxylogin``: 0 after a drain, 1 with one line when it cannot start."""
     try:
-        settings = load(ProxyLoginSettings)
+        settings, warnings = load_service(ProxyLoginSettings, "proxylogin")
         configure("proxylogin", settings.service.instance_id, settings.service.log_level)
+        if warnings:
+            logger.warning("settings.without_meaning", warnings=warnings)
         failpoints.install(settings.service.failpoints)
         uvloop.run(serve(settings))
     except KDCubeError as error:

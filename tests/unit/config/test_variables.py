@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import itertools
 import json
 import os
 import subprocess
@@ -11,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from kdcube.config.environment import Environment
 from kdcube.config.ingress import IngressSettings
 from kdcube.config.load import load_service, misspelt_variables
 from kdcube.config.proc import ProcSettings
+from kdcube.config.proxylogin import ProxyLoginSettings
 from kdcube.config.variables import READERS, UNUSED_MAX, WITHOUT_MEANING, unused
 from kdcube.protocol.errors import ConfigurationError
 
@@ -59,6 +63,32 @@ def test_every_variable_that_is_read_is_known():
     assert read - set(READERS) == set()
     assert set(READERS) - read == set()
     assert not set(READERS) & set(WITHOUT_MEANING)
+
+
+STORE_VARIANTS = [{"DATABASE_URL": "postgresql://db/kdcube"}, {"POSTGRES_HOST": "db"}]
+PROVIDER_VARIANTS = [
+    {},
+    {"AUTH_PROVIDER": "oidc", "OIDC_ISSUER": "https://id.example.org", "OIDC_CLIENT_ID": "kdcube"},
+    {"AUTH_PROVIDER": "cognito", "COGNITO_USER_POOL_ID": "eu-west-1_Ab", "COGNITO_APP_CLIENT_ID": "kdcube"},
+]
+LOGINS = {
+    "PROXYLOGIN_ENCRYPTION_KEYS": base64.b64encode(b"k" * 32).decode(),
+    "PROXYLOGIN_PUBLIC_URL": "https://chat.example.org",
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "service"), [(IngressSettings, "ingress"), (ProcSettings, "proc"), (ProxyLoginSettings, "proxylogin")]
+)
+def test_each_service_reads_what_it_is_said_to(settings, service):
+    asked: set[str] = set()
+    for store, provider in itertools.product(STORE_VARIANTS, PROVIDER_VARIANTS):
+        if service == "proxylogin" and not provider:
+            continue
+        environment = Environment({**INGRESS, "DATABASE_URL": "", **LOGINS, **store, **provider})
+        settings.read(environment)
+        asked |= environment.asked
+    assert asked == {name for name, readers in READERS.items() if service in readers}
 
 
 @pytest.mark.parametrize(
