@@ -148,12 +148,12 @@ def resolve(given: Any) -> Resolution:
 def without_members(given: Any) -> Any:
     """``given`` with what is flat alone. Of a document in which some section has both."""
     document, stem = _unwrapped(given)
-    flat = {
-        name: {field: kept for field, kept in value.items() if field not in _MEMBERS}
-        if name in SECTIONS and isinstance(value, dict)
-        else value
-        for name, value in cast("dict[str, Any]", document).items()
-    }
+    flat = dict(cast("dict[str, Any]", document))
+    for section in SECTIONS:
+        fields = flat.get(section)
+        if isinstance(fields, dict):
+            kept = cast("dict[str, Any]", fields).items()
+            flat[section] = {name: value for name, value in kept if name not in _MEMBERS}
     return {WRAPPER: flat} if stem else flat
 
 
