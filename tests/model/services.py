@@ -19,9 +19,11 @@ from kdcube.ingress.cancelling import Cancelling
 from kdcube.postgres.conversations import Conversations
 from kdcube.postgres.database import Database
 from kdcube.postgres.epochs import Epochs
+from kdcube.postgres.erasing import Erasing
 from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.jobs import TurnJob, TurnSink
 from kdcube.proc.desk import BundleGrant, Desk
+from kdcube.proc.eraser import Eraser
 from kdcube.proc.leader import Leader
 from kdcube.proc.lease import LeaseKeeper
 from kdcube.proc.protection import NoProtection
@@ -36,6 +38,7 @@ from kdcube.redis.keys import Keys
 from kdcube.redis.queue import Queue
 from kdcube.redis.renewal import Renewal
 from kdcube.redis.steer import Steers
+from kdcube.redis.traces import Traces
 from kdcube.redis.workers import Workers
 
 TENANT, PROJECT = "acme", "support"
@@ -295,6 +298,13 @@ class Maintenance(Service):
             workers=workers,
             reaper=self.reaper,
             reconciler=reconciler,
+            eraser=Eraser(
+                erasing=Erasing(self.database, TENANT, PROJECT),
+                turns=self.turns,
+                queue=self.queue,
+                traces=Traces(self.connection, KEYS),
+                clock=self.stores.clock,
+            ),
             clock=lambda: 10.0 * next(looks),  # every look is one of those that reconcile
         )
         self.round: asyncio.Task[None] | None = None

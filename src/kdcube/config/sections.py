@@ -225,6 +225,8 @@ class Limits(Section):
     """Turns of one user that wait or run, steers included."""
     max_queue_wait_seconds: Annotated[Whole, Field(ge=1, le=7 * 86_400)] = 3_600
     """A turn that waits longer ends as ``failed`` with ``queue_timeout``."""
+    retention_days: Annotated[Whole, Field(ge=0, le=36_500)] = 0
+    """Conversations without activity for so many days are erased, by proc. 0 keeps them."""
 
 
 class RedisSection(Section):

@@ -25,6 +25,7 @@ from kdcube.gateway.probes import Check, Probes
 from kdcube.gateway.routing import no_route, route
 from kdcube.ingress.accepting import Accepting
 from kdcube.ingress.cancelling import Cancelling
+from kdcube.ingress.erasure import Erasures
 from kdcube.ingress.messages import Composer
 from kdcube.ingress.routes import openai_errors
 from kdcube.ingress.routes.admin.audit import AuditRoutes
@@ -35,6 +36,7 @@ from kdcube.ingress.routes.api_keys import ApiKeyRoutes
 from kdcube.ingress.routes.chat import ChatRoutes
 from kdcube.ingress.routes.conversations import ConversationRoutes
 from kdcube.ingress.routes.document import DocumentRoutes
+from kdcube.ingress.routes.erasure import ErasureRoutes
 from kdcube.ingress.routes.openai import OpenAIRoutes
 from kdcube.ingress.routes.profile import ProfileRoutes
 from kdcube.ingress.streams import Streams, StreamSettings
@@ -42,6 +44,7 @@ from kdcube.postgres.api_keys import StoredKeys
 from kdcube.postgres.audit import Audit
 from kdcube.postgres.conversations import Conversations
 from kdcube.postgres.database import Database, open_database
+from kdcube.postgres.erasing import Erasing
 from kdcube.postgres.gateway_configs import GatewayConfigs
 from kdcube.postgres.turns import Turns
 from kdcube.redis.admission import Admission
@@ -50,6 +53,7 @@ from kdcube.redis.epoch import EpochWatch, WorkingState
 from kdcube.redis.eventlog import EventLogs
 from kdcube.redis.feed import Feeds
 from kdcube.redis.keys import Keys
+from kdcube.redis.logins import LoginCache
 from kdcube.redis.queue import Queue
 from kdcube.redis.rates import Rates
 from kdcube.redis.revocations import Revocations
@@ -129,6 +133,9 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         stored_keys = StoredKeys(database, audit, *scope)
         revocations = Revocations(connection, subscriber, keys)
         keys_known = await enter(ApiKeys(stored_keys, revocations).running())
+        erasures = Erasures(
+            Erasing(database, *scope), cancelling, keys_known, revocations, LoginCache(connection, keys)
+        )
         callers = Callers(
             settings.auth,
             await enter(open_authenticator(settings.auth, keys_known)),
@@ -167,6 +174,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             ConversationRoutes(callers, conversations, turns, composer, accepting, cancelling, feeds, live, limiter),
             ProfileRoutes(callers, conversations, live, limiter, service.bundles),
             OpenAIRoutes(callers, composer, accepting, cancelling, streams, service.bundles, live, limiter),
+            ErasureRoutes(callers, erasures),
             ApiKeyRoutes(callers, stored_keys, keys_known, revocations),
             probes,
             DocumentRoutes(live=live, bundle_ids=sorted(service.bundles.bundles)),
@@ -191,6 +199,7 @@ def _router(
     conversations: ConversationRoutes,
     profile: ProfileRoutes,
     openai: OpenAIRoutes,
+    erasure: ErasureRoutes,
     api_keys: ApiKeyRoutes,
     probes: Probes,
     document: DocumentRoutes,
@@ -216,6 +225,10 @@ def _router(
             route("/v1/models", GET=openai.models),
             route("/v1/models/{model}", GET=openai.model),
             route("/v1/chat/completions", POST=openai.complete),
+            route("/me", DELETE=erasure.erase_me),
+            route("/me/erasures/{erasure_id}", GET=erasure.my_erasure),
+            route("/admin/users/{user_id:path}", DELETE=erasure.erase_user),
+            route("/admin/erasures/{erasure_id}", GET=erasure.erasure),
             route("/api-keys", GET=api_keys.list, POST=api_keys.create),
             route("/api-keys/{key_id}", DELETE=api_keys.revoke),
             route("/admin/api-keys", GET=api_keys.list_all, POST=api_keys.create_for_service),

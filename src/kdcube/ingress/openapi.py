@@ -15,6 +15,7 @@ from kdcube.ingress.requests import FEEDBACK_MAX_CHARS, REACTION_MAX_CHARS, Canc
 from kdcube.ingress.routes.api_keys import NewKey, NewServiceKey
 from kdcube.ingress.routes.openai_request import ChatCompletion
 from kdcube.postgres.api_keys import MAX_PAGE
+from kdcube.protocol.ids import USER_ID_MAX_CHARS
 
 Json = dict[str, Any]
 
@@ -49,6 +50,16 @@ _STATE: Json = {
 _OBJECTS = _array({"type": "object"})
 
 _SCHEMAS: Json = {
+    "Erasure": _object(
+        {
+            "erasure_id": _TEXT,
+            "user_id": _TEXT,
+            "status": {"enum": ["erasing", "erased"]},
+            "requested_at": _TIME,
+            "done_at": _nullable(_TIME),
+            "erased": _object(dict.fromkeys(("conversations", "turns", "feedback", "api_keys", "logins"), _COUNT)),
+        }
+    ),
     "Error": _object(
         {"error": _TEXT, "message": _TEXT, "request_id": _TEXT},
         {"field": _TEXT, "retry_after_s": {"type": "integer", "minimum": 1}},
@@ -307,6 +318,8 @@ _STREAM_QUERY = tuple(
     )
 )
 _EVENTS = _content(_TEXT, "text/event-stream")
+_ERASURE = _parameter("path", "erasure_id", _ID, "As `DELETE` told it")
+_USER_ID: Json = {"type": "string", "minLength": 1, "maxLength": USER_ID_MAX_CHARS}
 _OWNED = (401, 403, 404)
 _KEY_ID = _parameter("path", "key_id", _TEXT, "The key's id, which is no secret")
 _KEYS_PAGE = (
@@ -466,6 +479,33 @@ def _paths(limits: Limits) -> Json:
                 status=202,
                 parameters=(_KEY,),
                 errors=(400, 409, 429, *_OWNED),
+            ),
+        },
+        "/me": {
+            "delete": _operation(
+                "Erase all of the caller's data; what they send afterwards is kept",
+                _content(_ref("Erasure")),
+                status=202,
+                errors=(401, 403),
+            )
+        },
+        "/me/erasures/{erasure_id}": {
+            "parameters": [_ERASURE],
+            "get": _operation("How far it is, and what was erased", _content(_ref("Erasure")), errors=_OWNED),
+        },
+        "/admin/users/{user_id}": {
+            "parameters": [_parameter("path", "user_id", _USER_ID, "As the identity provider calls them")],
+            "delete": _operation(
+                "For administrators: erase all of a user's data",
+                _content(_ref("Erasure")),
+                status=202,
+                errors=_OWNED,
+            ),
+        },
+        "/admin/erasures/{erasure_id}": {
+            "parameters": [_ERASURE],
+            "get": _operation(
+                "For administrators: how far it is, and what was erased", _content(_ref("Erasure")), errors=_OWNED
             ),
         },
         "/v1/models": {

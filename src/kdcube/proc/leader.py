@@ -1,4 +1,6 @@
-"""What one proc does for all, under an advisory lock: the epoch, the reaper, the reconciler, Valkey's memory."""
+"""What one proc does for all, under an advisory lock: the epoch, the reaper, the reconciler, the eraser, Valkey's
+memory.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from collections.abc import Callable
 import structlog
 
 from kdcube.postgres.locks import SILENCE_LIMIT_S, Leadership
+from kdcube.proc.eraser import Eraser
 from kdcube.proc.reaper import Reaper
 from kdcube.proc.reconciler import Reconciler
 from kdcube.protocol.errors import EpochMismatch, StoreUnavailable
@@ -34,6 +37,7 @@ class Leader:
         workers: Workers,
         reaper: Reaper,
         reconciler: Reconciler,
+        eraser: Eraser,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._leadership = leadership
@@ -41,6 +45,7 @@ class Leader:
         self._workers = workers
         self._reaper = reaper
         self._reconciler = reconciler
+        self._eraser = eraser
         self._clock = clock
         self._next_reconcile = 0.0
 
@@ -79,6 +84,7 @@ class Leader:
             self._next_reconcile = self._clock() + RECONCILE_EVERY_S
             await self._report_memory(facts)
             await self._reconciler.reconcile(epoch)
+            await self._eraser.round(epoch)
 
     async def _report_memory(self, facts: ServerFacts) -> None:
         await self._workers.report_memory(facts.memory_share)

@@ -27,6 +27,7 @@ from kdcube.gateway.serving import KEEP_ALIVE_S
 from kdcube.postgres.audit import Audit
 from kdcube.postgres.database import Database, open_database
 from kdcube.postgres.epochs import Epochs
+from kdcube.postgres.erasing import Erasing
 from kdcube.postgres.gateway_configs import GatewayConfigs
 from kdcube.postgres.locks import Leadership
 from kdcube.postgres.turns import Turns
@@ -34,6 +35,7 @@ from kdcube.proc.bundles.host import HostLimits
 from kdcube.proc.bundles.pool import BundleLoadError, HostPool, open_host_pool
 from kdcube.proc.bundles.watching import reload_on_change
 from kdcube.proc.desk import BundleGrant, Desk
+from kdcube.proc.eraser import Eraser
 from kdcube.proc.leader import Leader
 from kdcube.proc.lease import LeaseKeeper
 from kdcube.proc.protection import EcsProtection, NoProtection
@@ -51,6 +53,7 @@ from kdcube.redis.renewal import Renewal
 from kdcube.redis.server import check_server
 from kdcube.redis.steer import Steers
 from kdcube.redis.subscriber import open_subscriber
+from kdcube.redis.traces import Traces
 from kdcube.redis.workers import Workers
 from kdcube.telemetry import failpoints
 from kdcube.telemetry.logging import configure
@@ -129,13 +132,20 @@ class Proc:
                 queue_limit_s=live.current.limits.proc.max_queue_wait_seconds,
             )
 
+            eraser = Eraser(
+                erasing=Erasing(self.database, *scope), turns=turns, queue=queue, traces=Traces(connection, keys)
+            )
+
             def enforce(config: GatewayConfig) -> None:
                 limits = config.limits.proc
                 queue.running_per_user = working_state.running_per_user = limits.max_running_turns_per_user
                 reconciler.queue_limit_s = limits.max_queue_wait_seconds
+                eraser.retention_days = limits.retention_days
 
             live.subscribe(enforce)
-            leader = Leader(leadership, connection=connection, workers=workers, reaper=reaper, reconciler=reconciler)
+            leader = Leader(
+                leadership, connection=connection, workers=workers, reaper=reaper, reconciler=reconciler, eraser=eraser
+            )
             leading = await enter(_owned(leader.run(), "maintenance"))
             epoch_watch = await enter(EpochWatch(connection, subscriber, keys).watching())
 

@@ -64,6 +64,14 @@ class Keys:
         return self._key("turns")
 
     @property
+    def envelopes(self) -> str:
+        return self._key("envelopes")
+
+    @property
+    def conversations(self) -> str:
+        return self._key("conversations")
+
+    @property
     def claims(self) -> str:
         return self._key("claims")
 

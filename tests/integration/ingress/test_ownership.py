@@ -37,6 +37,7 @@ class Ids:
     key_of_retry: str
     key_of_completion: str
     key: str
+    erasure: str
     cursor: str
     turn_cursor: str
     page: str
@@ -175,6 +176,7 @@ PROBES: dict[tuple[str, str, str], list[Make]] = {
     ("GET", "/api-keys", "cursor"): [
         lambda his, own: Probe("/api-keys", 200, query={"cursor": his.key_page}, like_unknown=False)
     ],
+    ("GET", "/me/erasures/{erasure_id}", "erasure_id"): [lambda his, own: Probe(f"/me/erasures/{his.erasure}", 404)],
     ("DELETE", "/api-keys/{key_id}", "key_id"): [lambda his, own: Probe(f"/api-keys/{his.key}", 404)],
 }
 
@@ -232,7 +234,10 @@ class Scene:
 
 
 async def things_of(client: httpx.AsyncClient, process: Any, name: str) -> Ids:
-    """Conversations with a turn each that has ended, and keys: several, so that pages have a next one."""
+    """Conversations with a turn each that has ended, and keys: several, so that pages have a next one; and the receipt
+    of an erasure before all that.
+    """
+    erasure = (await client.delete("/me")).json()["erasure_id"]
     turns = [await sent(client, SECRET if name == "alice" else "hello", turn_id=f"turn-{name}-{n}") for n in range(4)]
     for _ in turns:
         await process.worker.run()
@@ -245,6 +250,7 @@ async def things_of(client: httpx.AsyncClient, process: Any, name: str) -> Ids:
         turn,
         *(f"turn-{name}-{n}" for n in range(4)),
         keys[0]["api_key"]["id"],
+        erasure,
         await first_cursor(client, "/sse/stream?stream_id=s"),
         await first_cursor(client, f"/turns/{turn}/stream"),
         page,
@@ -313,7 +319,7 @@ async def test_what_is_somebody_elses_is_not_found_and_not_told(scene: Scene) ->
 def unknown(ids: Ids) -> Ids:
     """Of the same form, and nobody's. Those of cursors stay: they name what is in them."""
     nobodys = ("turn-nobody-0", "turn-nobody-1", "turn-nobody-2", "turn-nobody-3")
-    return Ids("f" * 32, "e" * 32, *nobodys, "0" * 12, ids.cursor, ids.turn_cursor, ids.page, ids.key_page)
+    return Ids("f" * 32, "e" * 32, *nobodys, "0" * 12, "d" * 32, ids.cursor, ids.turn_cursor, ids.page, ids.key_page)
 
 
 def without_request_id(text: str) -> dict[str, Any]:
@@ -333,6 +339,7 @@ async def everything(client: httpx.AsyncClient) -> list[Any]:
 def asked(scene: Scene) -> Iterator[tuple[str, str]]:
     """Every route, with ids of bob's own."""
     ids = {"conversation_id": scene.his.conversation, "turn_id": scene.his.turn, "key_id": scene.his.key}
+    ids["erasure_id"] = scene.his.erasure
     for method, path, *_ in operations(scene.document):
         yield method, path.format_map({**ids, "model": "echo"} | dict.fromkeys(names_in(path) - {*ids, "model"}, "1"))
 
@@ -367,9 +374,9 @@ async def test_routes_for_administrators_are_for_nobody_else(scene: Scene) -> No
     await stranger.get("/profile")
     for method, path in asked(scene):
         if path.startswith(ADMIN):
-            for client in (scene.bob, stranger):
+            for client, status in ((scene.bob, 403), (stranger, 401)):
                 response = await client.request(method, path, json={})
-                assert response.status_code == 403, (method, path, response.text)
+                assert response.status_code == status, (method, path, response.text)
             assert (await scene.client().request(method, path)).status_code == 401
 
 

@@ -43,7 +43,12 @@ class Rounds(Leader):
 
     def __init__(self, events: list[str], times: int = 1000) -> None:
         super().__init__(
-            FakeLeadership(events, times), connection=None, workers=None, reaper=FakeReaper(events), reconciler=None
+            FakeLeadership(events, times),
+            connection=None,
+            workers=None,
+            reaper=FakeReaper(events),
+            reconciler=None,
+            eraser=None,
         )
         self.events = events
 

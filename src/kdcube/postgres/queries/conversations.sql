@@ -58,9 +58,9 @@ where c.tenant = $1 and c.project = $2 and c.user_id = $3 and c.conversation_id 
 returning {{conversation_columns}}
 
 -- name: restore
--- Shows a deleted conversation again; one that is not deleted stays as it is.
+-- Shows a deleted conversation again, unless it is being erased; one that is not deleted stays as it is.
 update conversations c set deleted_ms = null
-where c.tenant = $1 and c.project = $2 and c.user_id = $3 and c.conversation_id = $4
+where c.tenant = $1 and c.project = $2 and c.user_id = $3 and c.conversation_id = $4 and c.erasure_id is null
 returning {{conversation_columns}}
 
 -- name: set_head
@@ -80,6 +80,7 @@ order by conversation_id for no key update
 with moved as (
   update conversations c set user_id = $4
   where c.tenant = $1 and c.project = $2 and c.user_id = $3 and c.conversation_id = any($5::text[])
+    and c.erasure_id is null
     and not exists (
       select from turns t where t.tenant = $1 and t.project = $2 and t.conversation_id = c.conversation_id
         and t.state in ('queued', 'running', 'steering'))

@@ -18,3 +18,7 @@ c.conversation_id, c.user_id, c.title, c.started_ms, c.last_activity_ms, c.pinne
 -- name: login_columns
 -- The columns of a StoredLogin.
 login_id, user_id, claims, sealed_by, opened_ms, used_ms, idle_ms, expires_ms, confirmed_ms, ended_ms, ended_by
+
+-- name: erasure_columns
+-- The columns of an Erasure, of the table e.
+e.erasure_id, e.user_id, e.requested_ms, e.done_ms, e.conversations, e.turns, e.feedback, e.api_keys, e.logins

@@ -21,6 +21,9 @@ with item as (
 fresh as (
   select distinct on (turn_id) * from item i
   where (select t.turn_id from turns t where t.tenant = $1 and t.project = $2 and t.turn_id = i.turn_id) is null
+    and (select e.until_ms from erased_conversations e
+      where e.tenant = $1 and e.project = $2 and e.conversation_id = i.conversation_id and e.until_ms >= i.accepted_ms)
+      is null
   order by turn_id, position
 ),
 open as (
