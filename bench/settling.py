@@ -95,11 +95,11 @@ async def _round(connection: Connection, turns: int) -> Figures:
     async def settle(one: Claim) -> None:
         assert await queue.finish(one.envelope, None, epoch=EPOCH, state=TurnState.COMPLETED, line=LINE)
 
-    figures["admit"] = await _drive(connection, admit, range(turns), turns)
+    figures["admit"] = await drive(connection, admit, range(turns), turns)
     for size in CLAIMED_AT_ONCE:
         share = turns // 2
-        figures[f"claim {size}"] = await _drive(connection, claim, [size] * (share // size), share)
-    figures["open the log"] = await _drive(connection, start, claims, len(claims))
+        figures[f"claim {size}"] = await drive(connection, claim, [size] * (share // size), share)
+    figures["open the log"] = await drive(connection, start, claims, len(claims))
     for seq, events in enumerate(APPENDED_AT_ONCE, 1):
 
         async def append(one: Claim, seq: int = seq, events: int = events) -> None:
@@ -114,12 +114,12 @@ async def _round(connection: Connection, turns: int) -> Figures:
             )
             assert isinstance(appended, Appended), appended
 
-        figures[f"append {events}"] = await _drive(connection, append, claims, len(claims))
-    figures["settle"] = await _drive(connection, settle, claims, len(claims))
+        figures[f"append {events}"] = await drive(connection, append, claims, len(claims))
+    figures["settle"] = await drive(connection, settle, claims, len(claims))
     return figures
 
 
-async def _drive(
+async def drive(
     connection: Connection, call: Callable[[T], Awaitable[None]], items: Sequence[T] | range, turns: int
 ) -> tuple[float, float]:
     """(client, server) CPU microseconds a turn, 64 calls in flight."""

@@ -564,3 +564,58 @@ async def test_steers_of_a_withdrawn_turn_become_turns(partition):
     assert await partition.receipts(steers[0].turn_id) == ["accepted", "bounced"]
     assert await partition.run_all() == [steer.turn_id for steer in steers]
     await partition.check_empty()
+
+
+async def test_at_twice_the_capacity_the_lesser_classes_are_shed_first_and_nobody_admitted_is_lost(server_url):
+    """Turn by turn: each round twice as many messages come as the worker can end in it."""
+    slots, rounds = 10, 40
+    ladder = {UserType.ANONYMOUS: 0.4, UserType.REGISTERED: 0.6, UserType.PAID: 0.8, UserType.PRIVILEGED: 1.0}
+    classes = {kind: dataclasses.replace(UNLIMITED, pressure_threshold=share) for kind, share in ladder.items()}
+    limits = dataclasses.replace(
+        NO_LIMITS, classes=classes, hard_limit_threshold=1.0, capacity_buffer=0.0, queue_depth_multiplier=5.0
+    )
+    async with a_partition(server_url, limits=limits) as partition:
+        await partition.workers.beat("worker", slots=slots, info={})
+        admitted: dict[UserType, list[str]] = {kind: [] for kind in ladder}
+        refused = dict.fromkeys(ladder, 0)
+        ended: set[str] = set()
+
+        async def work() -> bool:
+            claims = await partition.claim(slots)
+            for claim in claims:
+                await partition.start(claim)
+                await partition.finish(claim)
+                ended.add(claim.envelope.turn_id)
+            return bool(claims)
+
+        for _ in range(rounds):
+            for n in range(2 * slots):
+                kind = list(ladder)[n % 4]
+                message = a_message(f"{kind}-{n}", user_type=kind)
+                match await partition.admit(message):
+                    case Admitted():
+                        admitted[kind].append(message.turn_id)
+                    case Rejected(reason, retry_after_s):
+                        assert reason == "backpressure" and retry_after_s >= 1
+                        refused[kind] += 1
+                    case other:
+                        raise AssertionError(other)
+            await work()
+        assert list(refused.values()) == sorted(refused.values(), reverse=True)
+        assert refused[UserType.PRIVILEGED] == 0  # half of the load is paid or privileged: what the worker can do
+        assert refused[UserType.ANONYMOUS] > 0.8 * rounds * slots / 2
+        while await work():
+            pass
+        assert ended == {turn for turns in admitted.values() for turn in turns}
+        assert isinstance(await partition.admit(a_message(user_type=UserType.ANONYMOUS)), Admitted)
+
+
+async def test_a_small_system_serves_each_class(server_url):
+    """Less than one turn is within the share of a class; an idle slot is there all the same."""
+    limits = dataclasses.replace(limited(pressure_threshold=0.5), queue_depth_multiplier=1.0)
+    async with a_partition(server_url, limits=limits) as partition:
+        await partition.workers.beat("worker", slots=1, info={})
+        message = await partition.admitted()
+        assert isinstance(await partition.admit(a_message()), Rejected)
+        assert await partition.run_all() == [message.turn_id]
+        await partition.admitted()
