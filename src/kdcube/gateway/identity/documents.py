@@ -18,6 +18,8 @@ from kdcube.protocol.errors import KDCubeError, StoreUnavailable
 TIMEOUT_S = 3.0
 MAX_BYTES = 512 * 1024
 
+_NO_DOCUMENT = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
 T = TypeVar("T")
 
 
@@ -47,7 +49,7 @@ class Documents:
                 raise _Unreadable("its address is not https")
             with anyio.fail_after(self._timeout_s):
                 return decoder.decode(await self._body(url))
-        except (_Unreadable, httpx.HTTPError, TimeoutError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except (_Unreadable, httpx.HTTPError, TimeoutError, *_NO_DOCUMENT) as error:
             raise StoreUnavailable(self.breaker.dependency, str(error) or type(error).__name__) from error
 
     async def _body(self, url: str) -> bytes:

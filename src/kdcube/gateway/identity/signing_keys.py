@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -77,16 +78,16 @@ def key_set(jwks: Jwks) -> KeySet:
 
 
 def _signing_key(jwk: Mapping[str, Any]) -> SigningKey | None:
-    algorithms = _algorithms(jwk)
-    if not algorithms or jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ("verify",)):
+    algorithms, uses = _algorithms(jwk), jwk.get("key_ops", ["verify"])
+    if not algorithms or jwk.get("use", "sig") != "sig" or not isinstance(uses, list) or "verify" not in uses:
         return None
     kid = jwk.get("kid")
     parts = {name: jwk[name] for name in ("kty", "n", "e", "crv", "x", "y") if name in jwk}
     try:
-        key = RSAKey.import_key(parts) if jwk["kty"] == "RSA" else ECKey.import_key(parts)
-        if isinstance(key, RSAKey) and key.public_key.key_size < RSA_MIN_BITS:
+        if jwk["kty"] == "RSA" and len(urlsafe_b64decode(parts["n"] + "==")) * 8 < RSA_MIN_BITS:
             return None
-    except (JoseError, ValueError, TypeError, KeyError):
+        key = RSAKey.import_key(parts) if jwk["kty"] == "RSA" else ECKey.import_key(parts)
+    except (JoseError, ValueError, TypeError, KeyError, AttributeError):
         return None
     fingerprint = hashlib.sha256(msgspec.json.encode([kid, parts], order="sorted")).hexdigest()
     return SigningKey(kid if isinstance(kid, str) else None, algorithms, key, fingerprint)
