@@ -233,6 +233,6 @@ class RedisSection(Section):
     """How long statistics stay in Valkey."""
 
     sse_stats_ttl_seconds: Annotated[Whole, Field(ge=1, le=86_400)] = 60
-    """How long the figures of an ingress process are kept after it last wrote them."""
+    """How long the figures of a process are kept after it last wrote them."""
     sse_stats_max_age_seconds: Annotated[Whole, Field(ge=1, le=86_400)] = 120
-    """Older figures are reported as stale."""
+    """How long a process that stopped writing is still listed, as stale."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from time import perf_counter
 from typing import TypeAlias
 
 import structlog
@@ -17,6 +18,8 @@ from kdcube.config.auth import Cors
 from kdcube.gateway.errors import UNEXPECTED, Problem, RequestError, problem
 from kdcube.gateway.exchange import Exchange, begin_exchange
 from kdcube.gateway.rate_fields import NAMES, rate_fields
+from kdcube.gateway.routing import route_of_scope
+from kdcube.gateway.traffic import Traffic
 from kdcube.telemetry.logging import bound
 
 PREFIX = "/chatbot/api"
@@ -40,11 +43,16 @@ Shape: TypeAlias = Callable[[Problem, Scope], Response]
 
 
 class Edge:
-    """The ASGI application around ``router``. ``shapes``: by the beginning of a path, how problems are told there."""
+    """The ASGI application around ``router``. ``shapes``: by the beginning of a path, how problems are told there.
+    ``traffic`` measures.
+    """
 
-    def __init__(self, router: Router, shapes: Mapping[str, Shape] | None = None) -> None:
+    def __init__(
+        self, router: Router, shapes: Mapping[str, Shape] | None = None, traffic: Traffic | None = None
+    ) -> None:
         self._router = router
         self._shapes = shapes or {}
+        self._traffic = traffic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,11 +62,14 @@ class Edge:
         if scope["path"].startswith(PREFIX + "/"):
             scope["root_path"] = PREFIX
         started = False
+        began, traffic = perf_counter(), self._traffic
 
         async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
+                if traffic is not None:
+                    traffic.answered(scope["method"], route_of_scope(scope), message["status"], perf_counter() - began)
                 headers = _all_headers(message["headers"], exchange)
                 if message["status"] in _UNREAD:
                     headers.append((b"connection", b"close"))
@@ -80,6 +91,8 @@ class Edge:
                     logger.warning("http.refused", path=scope["path"], error=told.error, reason=str(error))
                 if started:
                     raise  # the server cuts the connection: the client must not take the rest for complete
+                if traffic is not None and told is not None and told.status in (429, 503):
+                    traffic.refused(told.error, exchange.user_type)
                 await self._told(told or UNEXPECTED, scope, exchange)(scope, receive, send_with_headers)
 
     def _told(self, problem: Problem, scope: Scope, exchange: Exchange) -> Response:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from kdcube.protocol.ids import new_id
+from kdcube.protocol.turns import UserType
 from kdcube.redis.rates import Left
 
 _KEY = "kdcube.exchange"
@@ -24,6 +25,8 @@ class Exchange:
     request_id: str
     set_cookie: str | None = None
     left: Left = ()
+    user_type: UserType | None = None
+    """Of the caller, once that is known."""
 
 
 def begin_exchange(scope: Scope) -> Exchange:

@@ -35,9 +35,14 @@ def route(path: str, **handlers: Handler) -> Route:
     return Route(path, _Endpoint(path, handlers), methods=[*handlers])
 
 
+def route_of_scope(scope: Scope) -> str:
+    """As ``route_of``, for whoever has no request."""
+    return scope.get(_ROUTE, "")
+
+
 def route_of(request: Request) -> str:
     """The pattern of the route that serves a request; empty for one that ``route`` has not made."""
-    return request.scope.get(_ROUTE, "")
+    return route_of_scope(request.scope)
 
 
 async def no_route(scope: Scope, receive: Receive, send: Send) -> None:

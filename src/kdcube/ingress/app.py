@@ -22,7 +22,9 @@ from kdcube.gateway.identity.opening import open_authenticator
 from kdcube.gateway.identity.sessions import Sessions
 from kdcube.gateway.limits import Limiter
 from kdcube.gateway.probes import Check, Probes
+from kdcube.gateway.reporting import Reporting, watch_stores
 from kdcube.gateway.routing import no_route, route
+from kdcube.gateway.traffic import Traffic
 from kdcube.ingress.accepting import Accepting
 from kdcube.ingress.cancelling import Cancelling
 from kdcube.ingress.erasure import Erasures
@@ -30,6 +32,7 @@ from kdcube.ingress.messages import Composer
 from kdcube.ingress.routes import openai_errors
 from kdcube.ingress.routes.admin.audit import AuditRoutes
 from kdcube.ingress.routes.admin.gateway_config import GatewayConfigRoutes
+from kdcube.ingress.routes.admin.monitoring import MonitoringRoutes
 from kdcube.ingress.routes.admin.routing import admin_routes
 from kdcube.ingress.routes.admin.turns import TurnRoutes
 from kdcube.ingress.routes.api_keys import ApiKeyRoutes
@@ -58,17 +61,20 @@ from kdcube.redis.queue import Queue
 from kdcube.redis.rates import Rates
 from kdcube.redis.revocations import Revocations
 from kdcube.redis.server import check_server
+from kdcube.redis.sources import Sources
 from kdcube.redis.subscriber import open_subscriber
 from kdcube.redis.workers import Workers
+from kdcube.telemetry.instruments import Instruments
 
 
 class Ingress:
     """The running application, itself ASGI."""
 
-    def __init__(self, app: ASGIApp, probes: Probes, streams: Streams) -> None:
+    def __init__(self, app: ASGIApp, probes: Probes, streams: Streams, reporting: Reporting) -> None:
         self._app = app
         self._probes = probes
         self._streams = streams
+        self._reporting = reporting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -77,6 +83,10 @@ class Ingress:
         """Asks load balancers to send no more and clients of streams to come back elsewhere. Requests are served on."""
         self._probes.draining = True
         await self._streams.shutdown()
+
+    async def report(self) -> None:
+        """Says now what it says every few seconds. Raises StoreUnavailable."""
+        await self._reporting.write()
 
 
 @asynccontextmanager
@@ -147,10 +157,13 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             logins=settings.logins and login_cookies(settings.logins, database, audit, connection, keys, scope),
         )
         editing = Editing(live, configs, following, service)
+        sources = Sources(connection, keys)
+        monitoring = MonitoringRoutes(callers, live, limiter, turns, sources, connection, keys)
         admin = admin_routes(
-            GatewayConfigRoutes(callers, editing, live, audit),
+            GatewayConfigRoutes(callers, editing, live, audit, monitoring.instances),
             AuditRoutes(callers, audit),
             TurnRoutes(callers, turns, audit),
+            monitoring,
         )
         probes = Probes(
             service="ingress",
@@ -180,8 +193,14 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             DocumentRoutes(live=live, bundle_ids=sorted(service.bundles.bundles)),
             admin,
         )
-        edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error})
-        yield Ingress(with_cors(edge, settings.cors), probes, streams)
+        instruments = Instruments()
+        instruments.gauge("streams_open", lambda: streams.count)
+        instruments.gauge("streams_cap", lambda: streams.max_streams)
+        watch_stores(instruments, database, connection)
+        reporting = Reporting(sources, instruments, live, service, "ingress")
+        await enter(reporting.reporting())
+        edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error}, Traffic(instruments))
+        yield Ingress(with_cors(edge, settings.cors), probes, streams, reporting)
 
 
 def _checks(connection: Connection, database: Database, epochs: EpochWatch) -> dict[str, Check]:

@@ -79,6 +79,16 @@ class Database:
         self.breaker = Breaker(STORE, rest_s=PROBE_MIN_S, max_rest_s=PROBE_MAX_S, own_probe=True)
         self.breaker.on_change.append(self._changed)
 
+    def pool_figures(self) -> dict[str, int]:
+        """Connections that are open (``size``), of them ``idle``, at most (``max``); calls that wait for one."""
+        pool = self._pool
+        return {
+            "size": pool.get_size(),
+            "idle": pool.get_idle_size(),
+            "max": pool.get_max_size(),
+            "waiting": self._waiting,
+        }
+
     async def ping(self) -> None:
         """One round trip."""
         await self.fetch("select 1")

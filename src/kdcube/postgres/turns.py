@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from kdcube.postgres.admitting import AdmitTurns, EncodedAdmission, encode_admission
 from kdcube.postgres.database import Database, Fetch
@@ -177,6 +177,19 @@ class Turns:
         """The running turn of a user's conversation, else the queued one that is next; None when it is idle."""
         row = await self._database.fetch_one(self._sql["current_turn"], *self._scope, conversation_id, user_id)
         return None if row is None else stored_turn(row)
+
+    async def waiting_by_type(self) -> list[dict[str, Any]]:
+        """Turns that have not ended by ``user_type`` and ``state``: how many, and how old the oldest is (s)."""
+        rows = await self._database.fetch(self._sql["waiting_by_type"], *self._scope)
+        return [
+            {
+                "user_type": row["user_type"],
+                "state": row["state"],
+                "turns": row["turns"],
+                "oldest_s": row["oldest_ms"] / 1000,
+            }
+            for row in rows
+        ]
 
     async def unfinished(self, after_order: int = -1, limit: int = 1000) -> list[Unfinished]:
         """Queued, running and steering turns after an admitted order, in that order: the pages of a rebuild. A page

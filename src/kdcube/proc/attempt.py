@@ -61,6 +61,7 @@ class Attempt:
         self.envelope = claim.envelope
         self.claim_id = claim.claim_id
         self._attempt = 0
+        self._started_ms: int | None = None
         self._delivered = False
         """The bundle may have begun: from here on the turn is not repeated without leave."""
         self._steers_wait = False
@@ -193,7 +194,13 @@ class Attempt:
             self._turn.epoch,
         )
         # The same claim gets the same answer: a lost reply is asked again while the lease holds.
-        return await self._turn.until_done("proc.start", lambda: self._desk.turns.start(request), while_leased=True)
+        outcome = await self._turn.until_done("proc.start", lambda: self._desk.turns.start(request), while_leased=True)
+        if isinstance(outcome, Started):
+            self._started_ms = outcome.started_ms
+            waited_ms = outcome.started_ms - self._turn.claim.accepted_ms
+            waits = self._desk.instruments.histogram("turn_wait_seconds", user_type=self.envelope.user_type)
+            waits.observe(max(0, waited_ms) / 1000)
+        return outcome
 
     async def _open_log(self, version: str) -> LogWriter | None:
         head = encode_head(self.envelope, version)
@@ -327,6 +334,7 @@ class Attempt:
         finished = await self._turn.until_done("proc.finish", lambda: self._desk.turns.finish(ending))
         match finished:
             case Finished(_, discarded):
+                self._measure(state, ending.ended_ms)
                 line = terminal_line(
                     state,
                     ts_ms=ending.ended_ms,
@@ -350,6 +358,11 @@ class Attempt:
                 "proc.exited",
                 lambda: self._desk.queue.exited(turn_id, claim_id, epoch=self._desk.epoch_watch.current),
             )
+
+    def _measure(self, state: TurnState, ended_ms: int) -> None:
+        if self._started_ms is not None:
+            runs = self._desk.instruments.histogram("turn_run_seconds", bundle=self.envelope.bundle_id, state=state)
+            runs.observe(max(0, ended_ms - self._started_ms) / 1000)
 
     def _may_repeat(self, outcome: Outcome | KDCubeError) -> bool:
         match outcome:

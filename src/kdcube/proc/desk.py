@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from kdcube.postgres.turns import Turns
@@ -12,6 +12,7 @@ from kdcube.redis.epoch import EpochWatch
 from kdcube.redis.eventlog import EventLogs
 from kdcube.redis.queue import Queue
 from kdcube.redis.steer import Steers
+from kdcube.telemetry.instruments import Instruments
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +36,4 @@ class Desk:
     epoch_watch: EpochWatch
     pool: HostPool
     grants: Callable[[str], BundleGrant]
+    instruments: Instruments = field(default_factory=Instruments)

@@ -23,6 +23,7 @@ from kdcube.gateway.adopting import adopt_config
 from kdcube.gateway.connections import BoundedHttp
 from kdcube.gateway.following import Following
 from kdcube.gateway.live import LiveGateway
+from kdcube.gateway.reporting import Reporting, watch_stores
 from kdcube.gateway.serving import KEEP_ALIVE_S
 from kdcube.postgres.audit import Audit
 from kdcube.postgres.database import Database, open_database
@@ -51,11 +52,13 @@ from kdcube.redis.keys import Keys
 from kdcube.redis.queue import LEASE_S, Queue
 from kdcube.redis.renewal import Renewal
 from kdcube.redis.server import check_server
+from kdcube.redis.sources import Sources
 from kdcube.redis.steer import Steers
 from kdcube.redis.subscriber import open_subscriber
 from kdcube.redis.traces import Traces
 from kdcube.redis.workers import Workers
 from kdcube.telemetry import failpoints
+from kdcube.telemetry.instruments import Instruments
 from kdcube.telemetry.logging import configure
 
 log = structlog.get_logger(__name__)
@@ -166,6 +169,8 @@ class Proc:
                 on_alive=self.pool.pulse.beat,
                 on_cancelled=_in_loop(lambda turn, claim: self.worker.cancelled(turn, claim)),
             )
+            instruments = Instruments()
+            watch_stores(instruments, self.database, connection)
             desk = Desk(
                 worker_id=worker_id,
                 turns=turns,
@@ -175,6 +180,7 @@ class Proc:
                 epoch_watch=epoch_watch,
                 pool=self.pool,
                 grants=self._grant,
+                instruments=instruments,
             )
             self.worker = Worker(
                 desk,
@@ -187,6 +193,11 @@ class Proc:
                 protection=self._protection(),
             )
             live.subscribe(lambda _: self._resize())
+            instruments.gauge("slots", lambda: self.worker.slots)
+            instruments.gauge("turns_running", lambda: self.worker.running)
+            await enter(
+                Reporting(Sources(connection, keys), instruments, live, service, "proc", about=self._about).reporting()
+            )
             self.probes = Probes(
                 settings=settings,
                 live=live,
@@ -231,6 +242,9 @@ class Proc:
     def _resize(self) -> None:
         self.pool.slots = self.worker.slots = self._slots()
         self.worker.room_changed()
+
+    def _about(self) -> dict[str, object]:
+        return {"bundles": self._available, "draining": self.worker.draining}
 
     def _describe(self) -> tuple[int, dict[str, Any]]:
         """Runs in the keeper's thread: reads only."""

@@ -109,6 +109,15 @@ class Keys:
         """Set: revisions that must not claim (rule 12)."""
         return self._key("stops")
 
+    @property
+    def sources(self) -> str:
+        """Sorted set: process by when it last reported."""
+        return self._key("sources")
+
+    def source(self, source: str) -> str:
+        """What a process last reported, JSON; expires."""
+        return self._key("source", source)
+
     def done(self, turn_id: str) -> str:
         """What a turn that has ended leaves for 24 h, so that a repeated send is answered."""
         return self._key("done", turn_id)

@@ -24,6 +24,7 @@ ROUTES = [
     ("GET", f"{CONFIG}/history"),
     ("GET", "/admin/audit"),
     ("GET", "/admin/turns/t1"),
+    ("GET", "/monitoring/system"),
 ]
 
 
@@ -253,3 +254,66 @@ async def test_an_open_stream_goes_on_while_limits_change(bench: Bench, bench_wi
     root = await bench.client("root-token")
     await told(await root.patch(CONFIG, json={"limits": {"max_sse_connections_per_instance": 1}}))
     assert bench.ingress._streams.max_streams == 1
+
+
+async def monitored(client: httpx.AsyncClient) -> dict[str, Any]:
+    return await told(await client.get("/monitoring/system"))
+
+
+async def test_the_picture_of_the_system(bench: Bench, root: httpx.AsyncClient) -> None:
+    alice = await bench.client("alice-token")
+    await sent(alice)
+    await alice.get("/nowhere")
+    await bench.ingress.report()
+    picture = await monitored(root)
+    (instance,) = picture["instances"]
+    assert (instance["component"], instance["state"]) == ("ingress", "live")
+    assert instance["config_checksum"] == picture["config"]["config_checksum"]
+    assert instance["gauges"]["postgres_pool_max"] == 8
+    assert instance["gauges"]["breaker_open.postgres"] == 0
+    assert picture["streams"] == {"open": 0, "cap": 10_000}
+    pressure = picture["pressure"]
+    assert (pressure["live_slots"], pressure["present"], pressure["running"]) == (100, 1, 0)
+    assert pressure["competing"]["registered"] == 1
+    assert pressure["capacity"] == 1800
+    assert pressure["admitted_to"]["anonymous"] == 1080
+    (waiting,) = picture["queue"]
+    assert (waiting["user_type"], waiting["state"], waiting["turns"]) == ("registered", "queued", 1)
+    assert waiting["oldest_s"] >= 0
+    for window in ("1m", "15m", "1h"):
+        routes = {(one["method"], one["route"], one["status"]): one for one in picture["latency"][window]}
+        send = routes["POST", "/sse/chat", "2xx"]
+        assert send["count"] == 1
+        assert 0 < send["p50_ms"] <= send["p99_ms"]
+        assert ("GET", "none", "4xx") in routes
+
+
+async def test_refusals_are_counted_by_reason_and_class(bench_with: BenchWith) -> None:
+    bench = await bench_with(GATEWAY_CONFIG_JSON=json.dumps({**SCOPE, "rate_limits": {"registered": {"burst": 1}}}))
+    alice, root = await bench.client("alice-token"), await bench.client("root-token")
+    await sent(alice)
+    refused(await alice.post("/sse/chat", json=body("again")), 429, "rate_limit_burst")
+    await bench.ingress.report()
+    counted = (await monitored(root))["refused"]["1m"]
+    assert counted == [{"reason": "rate_limit_burst", "user_type": "registered", "count": 1}]
+
+
+async def test_without_valkey_the_rest_is_still_told(bench: Bench, root: httpx.AsyncClient, valkey_server: Any) -> None:
+    await sent(await bench.client("alice-token"))
+    valkey_server.kill()
+    picture = await monitored(root)
+    assert picture["processes"] == {"unavailable": "StoreUnavailable"}
+    assert picture["pressure"] == {"unavailable": "StoreUnavailable"}
+    assert picture["queue"][0]["turns"] == 1
+    assert (await told(await root.get(CONFIG)))["instances"] is None
+
+
+async def test_each_process_is_listed_with_what_it_runs(bench: Bench, bench_with: BenchWith) -> None:
+    other = await bench_with(INSTANCE_ID="ingress-2")
+    root = await other.client("root-token")
+    changed = await told(await root.patch(CONFIG, json={"pools": {"ingress": {"pg_pool_max_size": 3}}}))
+    await other.ingress.report()
+    listed = {one["instance"]: one for one in (await told(await root.get(CONFIG)))["instances"]}
+    assert len(listed) == 2
+    assert listed["ingress-2"]["config_checksum"] == changed["checksum"]
+    assert listed["ingress-2"]["config_restart_pending"] == ["pools.ingress.pg_pool_max_size"]

@@ -80,6 +80,7 @@ class Callers:
         Raises Unauthorised, Forbidden, RateLimited.
         """
         caller = await self._caller(request, opens=opens, replaces=replaces, query_tokens=query_tokens)
+        exchange_of(request).user_type = caller.user_type
         if not sends:
             await self._limiter.count(request, caller)
         return caller

@@ -393,3 +393,11 @@ from path p order by p.depth desc
 update turns set feedback_reaction = $5, feedback_text = $6
 where tenant = $1 and project = $2 and turn_id = $3 and user_id = $4
 returning turn_id
+
+-- name: waiting_by_type
+-- Turns that have not ended, by class of users and state, and since when the oldest of them waits or runs.
+select t.user_type, t.state, count(*) as turns,
+  greatest(0, (extract(epoch from clock_timestamp()) * 1000)::bigint - min(t.accepted_ms)) as oldest_ms
+from turns t
+where t.tenant = $1 and t.project = $2 and t.state in ('queued', 'running', 'steering')
+group by t.user_type, t.state order by t.user_type, t.state

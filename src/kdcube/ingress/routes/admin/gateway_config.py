@@ -33,16 +33,24 @@ from kdcube.protocol.errors import InvalidInput, KDCubeError
 REASON_MAX_CHARS = 500
 
 Json = dict[str, Any]
+Instances = Callable[[], Awaitable[list[Json] | None]]
+"""What each process says of itself; None when that cannot be told."""
+
+_OF_CONFIG = ("instance", "component", "state", "seen_s", "config_checksum", "config_version", "config_problem")
+_PENDING = "config_restart_pending"
 
 
 class GatewayConfigRoutes:
     """For administrators. Every attempt to change something is in the audit log."""
 
-    def __init__(self, callers: Callers, editing: Editing, live: LiveGateway, audit: Audit) -> None:
+    def __init__(
+        self, callers: Callers, editing: Editing, live: LiveGateway, audit: Audit, instances: Instances
+    ) -> None:
         self._callers = callers
         self._editing = editing
         self._live = live
         self._audit = audit
+        self._instances = instances
 
     async def show(self, request: Request) -> Response:
         await self._callers.administrator(request)
@@ -64,6 +72,7 @@ class GatewayConfigRoutes:
                 "changes": shown(environment.changes),
             },
             "this_instance": self._live.report("ingress"),
+            "instances": _of_config(await self._instances()),
         }
         return _tagged(json_response(body), base.checksum)
 
@@ -158,6 +167,13 @@ class GatewayConfigRoutes:
             raise Conflict("Somebody else changed the configuration meanwhile: look again.", error="superseded")
         body = {"changed": True, "version": stored.version, **_told(proposal), **_resolved(proposal)}
         return _tagged(json_response(body), stored.checksum)
+
+
+def _of_config(instances: list[Json] | None) -> list[Json] | None:
+    if instances is None:
+        return None
+    shown = (*_OF_CONFIG, _PENDING)
+    return [{name: instance[name] for name in shown if name in instance} for instance in instances]
 
 
 async def _object(request: Request) -> Json:

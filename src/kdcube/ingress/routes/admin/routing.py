@@ -7,10 +7,13 @@ from starlette.routing import Route
 from kdcube.gateway.routing import route
 from kdcube.ingress.routes.admin.audit import AuditRoutes
 from kdcube.ingress.routes.admin.gateway_config import GatewayConfigRoutes
+from kdcube.ingress.routes.admin.monitoring import MonitoringRoutes
 from kdcube.ingress.routes.admin.turns import TurnRoutes
 
 
-def admin_routes(config: GatewayConfigRoutes, audit: AuditRoutes, turns: TurnRoutes) -> list[Route]:
+def admin_routes(
+    config: GatewayConfigRoutes, audit: AuditRoutes, turns: TurnRoutes, monitoring: MonitoringRoutes
+) -> list[Route]:
     under = "/admin/gateway-config"
     return [
         route(under, GET=config.show, PUT=config.put, PATCH=config.patch),
@@ -20,4 +23,5 @@ def admin_routes(config: GatewayConfigRoutes, audit: AuditRoutes, turns: TurnRou
         route(f"{under}/history", GET=config.history),
         route("/admin/audit", GET=audit.list),
         route("/admin/turns/{turn_id}", GET=turns.show),
+        route("/monitoring/system", GET=monitoring.system),
     ]

@@ -1,0 +1,96 @@
+"""What a process counts, and what becomes of it when several are added up."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from kdcube.telemetry.instruments import BOUNDS, SCHEMA, Instruments
+from kdcube.telemetry.percentiles import merged, percentile_s
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def instruments(clock: Clock) -> Instruments:
+    return Instruments(monotonic=clock, wall=clock)
+
+
+def test_a_report_says_totals_and_values(instruments: Instruments) -> None:
+    instruments.counter("refused", reason="memory").add(3)
+    instruments.counter("refused", reason="memory").add()
+    instruments.histogram("seconds", route="/a").observe(0.0005)
+    instruments.gauge("open", lambda: 7)
+    report = instruments.report()
+    assert (report["schema"], report["started_ms"]) == (SCHEMA, 1_000_000)
+    (counter,) = report["counters"]
+    assert (counter["name"], counter["labels"], counter["total"]) == ("refused", {"reason": "memory"}, 4)
+    (histogram,) = report["histograms"]
+    assert (histogram["buckets"], histogram["sum_s"]) == ({"0": 1}, 0.0005)
+    assert report["gauges"] == [{"name": "open", "labels": {}, "value": 7}]
+
+
+def test_windows_slide(instruments: Instruments, clock: Clock) -> None:
+    counter, histogram = instruments.counter("c"), instruments.histogram("h")
+    beginning = clock.now
+    for second in range(0, 7200, 5):
+        clock.now = beginning + second
+        counter.add(5)
+        histogram.observe(0.01)
+        report = instruments.report()
+        windows = report["counters"][0]["windows"]
+        for name, length_s in (("1m", 60), ("15m", 900), ("1h", 3600)):
+            covered = report["windows_s"][name]
+            assert windows[name] == covered + (5 if covered == second else 0)
+            assert sum(report["histograms"][0]["windows"][name].values()) == windows[name] / 5
+            assert covered <= length_s
+            assert covered >= min(second, length_s * 0.91)
+    assert report["counters"][0]["total"] == 7200
+
+
+def test_what_is_silent_leaves_the_window(instruments: Instruments, clock: Clock) -> None:
+    instruments.counter("c").add()
+    for _ in range(13):
+        instruments.report()
+        clock.now += 5
+    windows = instruments.report()["counters"][0]["windows"]
+    assert windows == {"1m": 0, "15m": 1, "1h": 1}
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.99])
+def test_percentiles_of_a_sum_are_those_of_all_observations(share: float) -> None:
+    dice = random.Random(7)
+    processes = [Instruments() for _ in range(4)]
+    observed: list[float] = []
+    for number, process in enumerate(processes):
+        for _ in range(500):  # of different speeds, so that an average of percentiles would be wrong
+            value = dice.lognormvariate(-4 + number, 0.5)
+            observed.append(value)
+            process.histogram("h").observe(value)
+    buckets = merged(process.report()["histograms"][0]["buckets"] for process in processes)
+    assert sum(buckets.values()) == 2000
+    exact = sorted(observed)[int(len(observed) * share)]
+    told = percentile_s(buckets, share)
+    assert told is not None
+    assert exact / 1.19 <= told <= exact * 1.19
+
+
+def test_percentiles_at_the_ends() -> None:
+    assert percentile_s({}, 0.5) is None
+    assert percentile_s({0: 1}, 0.5) == BOUNDS[0] / 2
+    assert percentile_s({len(BOUNDS): 1}, 0.5) == BOUNDS[-1]
+    instruments = Instruments()
+    instruments.histogram("h").observe(1e9)
+    instruments.histogram("h").observe(0.0)
+    assert instruments.report()["histograms"][0]["buckets"] == {"0": 1, str(len(BOUNDS)): 1}
