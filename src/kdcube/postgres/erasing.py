@@ -19,6 +19,8 @@ from kdcube.postgres.turns import cancel_turns
 from kdcube.protocol.ids import new_id
 from kdcube.protocol.turns import TurnState
 
+_MAINTENANCE: Final = Actor("system:maintenance")
+_COUNTS: Final = ("conversations", "turns", "feedback", "api_keys", "logins")
 RETENTION: Final = "retention"
 """The erasure of a conversation that has become old."""
 
@@ -137,8 +139,14 @@ class Erasing:
         return [_erasure(row) for row in await self._database.fetch(self._sql["emptied"], *self._scope)]
 
     async def close(self, erasure_id: str) -> None:
-        """Nothing of it is left anywhere."""
-        await self._database.fetch(self._sql["close_erasure"], *self._scope, erasure_id)
+        """Nothing of it is left anywhere: that stands in the audit log, with what was erased."""
+
+        async def work(fetch: Fetch) -> None:
+            for row in await fetch(self._sql["close_erasure"], *self._scope, erasure_id):
+                counts = {"erasure_id": erasure_id, **{name: row[name] for name in _COUNTS}}
+                await self._audit.record(_MAINTENANCE, "user.erased", row["user_id"], counts, within=fetch)
+
+        await self._database.transact(work)
 
     async def forget_before(self, before_ms: int) -> None:
         """Forgets which conversations were erased before."""

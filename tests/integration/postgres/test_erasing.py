@@ -117,6 +117,13 @@ async def test_a_receipt_counts_without_content(world: World, erasing: Erasing):
     assert (receipt.conversations, receipt.turns, receipt.feedback) == (3, 4, 1)
     assert "secret" not in repr(receipt)
     assert await erasing.get(first.erasure_id, "u2") is None
+    await erasing.close(first.erasure_id)  # maintenance may ask twice
+    acts = [(entry.act, entry.actor, entry.subject) for entry in (await erasing._audit.list()).items]
+    assert acts == [
+        ("user.erased", "system:maintenance", "u1"),
+        ("user.erasure_requested", "root", "u1"),
+        ("user.erasure_requested", "u1", "u1"),
+    ]
     later = (await erasing.request("u1", SELF, world.now_ms)).erasure
     assert later.erasure_id != first.erasure_id
 

@@ -109,10 +109,11 @@ where e.tenant = $1 and e.project = $2 and e.done_ms is null
 
 -- name: close_erasure
 -- All of it is erased.
-update erasures set done_ms = {{now_ms}}
-where tenant = $1 and project = $2 and erasure_id = $3 and done_ms is null
+update erasures e set done_ms = {{now_ms}}
+where e.tenant = $1 and e.project = $2 and e.erasure_id = $3 and e.done_ms is null
   and not exists (
     select from conversations c where c.tenant = $1 and c.project = $2 and c.erasure_id = $3)
+returning {{erasure_columns}}
 
 -- name: get_erasure
 -- One erasure, of a user where given.
