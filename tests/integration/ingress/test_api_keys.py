@@ -242,6 +242,8 @@ async def test_every_route_says_which_keys_it_takes(bench: Any) -> None:
         ("POST", "/api-keys"),
         ("DELETE", "/api-keys/{key_id}"),
         ("POST", "/admin/api-keys"),
+        ("DELETE", "/me"),
+        ("GET", "/me/erasures/{erasure_id}"),
     }, "give each new route its scopes in gateway/identity/scopes.py, or name it here"
     assert scopes_for("GET", "/new") == scopes_for("PATCH", "/profile") == frozenset()
     for method, path in routes:

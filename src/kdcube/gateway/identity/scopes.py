@@ -26,7 +26,7 @@ _READ: Scopes = frozenset({Scope.READ})
 _FOLLOW: Scopes = frozenset({Scope.CHAT, Scope.READ})
 _ADMIN: Scopes = frozenset({Scope.ADMIN})
 NEVER: Scopes = frozenset()
-"""For people only. A key makes no keys: one that leaked would outlive its revocation."""
+"""For people only. A key makes no keys, as one that leaked would outlive its revocation, and erases nobody."""
 
 _ONE = "/conversations/{conversation_id}"
 _TURN = _ONE + "/turns/{turn_id}"
@@ -53,6 +53,8 @@ ROUTES: Mapping[tuple[str, str], Scopes] = {
     ("GET", "/api-keys"): NEVER,
     ("DELETE", "/api-keys/{key_id}"): NEVER,
     ("POST", "/admin/api-keys"): NEVER,
+    ("DELETE", "/me"): NEVER,
+    ("GET", "/me/erasures/{erasure_id}"): NEVER,
 }
 UNDER: Mapping[str, Scopes] = {"/admin/": _ADMIN, "/monitoring/": _ADMIN}
 """Of all other routes that begin so. The handlers ask for an administrator themselves."""
