@@ -156,6 +156,7 @@ def test_in_a_browser(chromium: Browser, openid_provider: OpenIdProvider, tmp_pa
         leave_provider(person.context.new_page(), openid_provider)
         person.says("still here?")
         person.shows("who", "401 login_over")
+        person.shows("stream", "lost")  # what was opened before is cut, and not opened again
         person.picture("signed out by the provider")
 
         tokens_in = [url for url in person.urls if "eyJ" in url and "/session/end" not in url]

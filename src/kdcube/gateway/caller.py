@@ -25,6 +25,9 @@ class Caller:
     key_id: str | None = None
     """Of the API key, when one made the request."""
 
+    login: bytes | None = None
+    """The hash of the login cookie that proves it: what outlives the request must end with that login."""
+
     @property
     def anonymous(self) -> bool:
         return self.user_type is UserType.ANONYMOUS

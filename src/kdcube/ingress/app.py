@@ -43,6 +43,7 @@ from kdcube.ingress.routes.erasure import ErasureRoutes
 from kdcube.ingress.routes.openai import OpenAIRoutes
 from kdcube.ingress.routes.profile import ProfileRoutes
 from kdcube.ingress.streams import Streams, StreamSettings
+from kdcube.ingress.streams.logins import LoginWatch
 from kdcube.postgres.api_keys import StoredKeys
 from kdcube.postgres.audit import Audit
 from kdcube.postgres.conversations import Conversations
@@ -146,6 +147,9 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         erasures = Erasures(
             Erasing(database, *scope), cancelling, keys_known, revocations, LoginCache(connection, keys)
         )
+        logins = settings.logins and login_cookies(settings.logins, database, audit, connection, keys, scope)
+        if logins is not None:
+            await enter(LoginWatch(streams, logins.logins).watching())
         callers = Callers(
             settings.auth,
             await enter(open_authenticator(settings.auth, keys_known)),
@@ -154,7 +158,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             openings=Openings(connection, keys),
             limiter=limiter,
             allows_origin=allows_origin(settings.cors),
-            logins=settings.logins and login_cookies(settings.logins, database, audit, connection, keys, scope),
+            logins=logins,
         )
         editing = Editing(live, configs, following, service)
         sources = Sources(connection, keys)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -127,6 +127,11 @@ class Logins:
         """Notes the use of one that is alive at ``now_ms``; None for any other."""
         row = await self._database.fetch_one(self._sql["touch_login"], *self._scope, cookie_hash, now_ms)
         return None if row is None else _stored(row)
+
+    async def alive(self, cookie_hashes: Collection[bytes], now_ms: int) -> set[bytes]:
+        """Those of them that have not ended or run out; looking is no use of them."""
+        rows = await self._database.fetch(self._sql["live_logins"], *self._scope, list(cookie_hashes), now_ms)
+        return {row["cookie_hash"] for row in rows}
 
     async def end(self, cookie_hash: bytes, now_ms: int, ended_by: EndedBy, actor: Actor) -> EndedLogin | None:
         """None when there is none that has not ended."""

@@ -14,7 +14,7 @@ from kdcube.gateway.exchange import exchange_of, request_id_of
 from kdcube.gateway.identity.addresses import Addresses, Openings, network_of
 from kdcube.gateway.identity.authenticator import Authenticator, Identity, user_type_of
 from kdcube.gateway.identity.key_text import looks_like_key
-from kdcube.gateway.identity.logins import LoginCookies, LoginOver, login_over
+from kdcube.gateway.identity.logins import LoginCookies, LoginOver, hash_of, login_over
 from kdcube.gateway.identity.scopes import scopes_for
 from kdcube.gateway.identity.sessions import ANONYMOUS_MAX_AGE_S, AnonymousSession, Sessions
 from kdcube.gateway.limits import Limiter
@@ -104,7 +104,7 @@ class Callers:
             login = await self._logins.resolver.resolve(presented)
             if isinstance(login, LoginOver):
                 raise login_over(login)
-            return self._signed_in(request, login.identity, cookie)
+            return self._signed_in(request, login.identity, cookie, login=hash_of(presented))
         if not self._auth.anonymous:
             raise Unauthorised("Sign in: this service does not serve anonymous users.")
         return await self._anonymous(request, cookie, opens=opens, replaces=replaces)
@@ -122,7 +122,9 @@ class Callers:
         """``caller`` as the audit log names who acts by ``request``."""
         return Actor(caller.user_id, str(self._addresses.of(request)), request_id_of(request))
 
-    def _signed_in(self, request: Request, identity: Identity, cookie: AnonymousSession | None) -> Caller:
+    def _signed_in(
+        self, request: Request, identity: Identity, cookie: AnonymousSession | None, *, login: bytes | None = None
+    ) -> Caller:
         presented = _presented(request)
         if presented is not None and not self._sessions.belongs(presented, identity.user_id):
             raise Forbidden("User-Session-ID must belong to the caller.", error="foreign_session", field=SESSION_QUERY)
@@ -135,6 +137,7 @@ class Callers:
             email=identity.email,
             anonymous_user_id=cookie.user_id if cookie and identity.key_id is None else None,
             key_id=identity.key_id,
+            login=login,
         )
 
     async def _anonymous(

@@ -199,6 +199,7 @@ class LoginCookies:
 
     name: str
     site: str
+    logins: Logins
     resolver: LoginResolver
 
 
@@ -211,8 +212,9 @@ def login_cookies(
     scope: tuple[str, str],
 ) -> LoginCookies:
     """For a service that only asks whose they are."""
-    resolver = LoginResolver(Logins(database, audit, *scope), LoginCache(connection, keys), Keyring(settings.keys))
-    return LoginCookies(login_cookie(secure=settings.secure), settings.public_url, resolver)
+    logins = Logins(database, audit, *scope)
+    resolver = LoginResolver(logins, LoginCache(connection, keys), Keyring(settings.keys))
+    return LoginCookies(login_cookie(secure=settings.secure), settings.public_url, logins, resolver)
 
 
 def encode_claims(identity: Identity) -> bytes:

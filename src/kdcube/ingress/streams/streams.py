@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Collection
 from types import TracebackType
 from typing import Self
 
@@ -64,6 +65,7 @@ class Streams:
         self._positions = Positions(self._hub, queue, epoch_watch, settings, clock, self._tasks)
         self._projection = sse.KDCubeSse()
         self._open: set[EventStream] = set()
+        self._logins: dict[EventStream, bytes] = {}
         self._woken: list[EventStream] = []
         self._opening = 0
         self._none_open = asyncio.Event()
@@ -124,7 +126,8 @@ class Streams:
                 projection=self._projection,
                 settings=self._settings,
                 clock=self._clock,
-            )
+            ),
+            caller,
         )
 
     async def turn_stream(self, request: Request, caller: Caller, turn_id: str) -> EventStream:
@@ -147,7 +150,8 @@ class Streams:
                 projection=self._projection,
                 settings=self._settings,
                 clock=self._clock,
-            )
+            ),
+            caller,
         )
 
     def completion_stream(self, turn_id: str, completion: Completion) -> EventStream:
@@ -171,8 +175,11 @@ class Streams:
                 "This process has as many streams as it may.", retry_after_s=_FULL_RETRY_S, error="too_many_streams"
             )
 
-    def _respond(self, source: Source) -> EventStream:
-        return EventStream(source, self, self._settings, self._clock, self._tasks, farewell=self._farewell)
+    def _respond(self, source: Source, caller: Caller) -> EventStream:
+        response = EventStream(source, self, self._settings, self._clock, self._tasks, farewell=self._farewell)
+        if caller.login is not None:
+            self._logins[response] = caller.login
+        return response
 
     # --- open responses
 
@@ -184,6 +191,7 @@ class Streams:
 
     def closed(self, response: EventStream) -> None:
         self._open.discard(response)
+        self._logins.pop(response, None)
         if not self._open:
             self._none_open.set()
 
@@ -196,6 +204,17 @@ class Streams:
         woken, self._woken = self._woken, []
         for response in woken:
             response.run()
+
+    @property
+    def logins(self) -> set[bytes]:
+        """The logins that have streams here."""
+        return {login for response, login in self._logins.items() if response in self._open}
+
+    def cut_logins(self, over: Collection[bytes]) -> None:
+        """Ends the streams of these logins at once: whoever comes back is told why."""
+        for response, login in tuple(self._logins.items()):
+            if login in over:
+                response.cut()
 
     async def shutdown(self) -> None:
         """Tells every client to come back elsewhere, at moments that spread, and closes. No stream opens any more."""

@@ -17,6 +17,12 @@ where tenant = $1 and project = $2 and cookie_hash = $3 and ended_ms is null
   and expires_ms > $4 and used_ms + idle_ms > $4
 returning {{login_columns}}
 
+-- name: live_logins
+-- Those of the cookies $3 that are alive at $4.
+select cookie_hash from logins
+where tenant = $1 and project = $2 and cookie_hash = any($3::bytea[]) and ended_ms is null
+  and expires_ms > $4 and used_ms + idle_ms > $4
+
 -- name: end_login
 -- Ends one (of generation $6, if given), and hands out its tokens for the last time.
 with found as (

@@ -1,0 +1,62 @@
+"""A stream that was opened by a login ends with it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from kdcube.ingress.streams.streams import Streams
+from kdcube.protocol.errors import StoreUnavailable
+
+CHECK_S = 10.0
+"""For so long at most a stream outlives the login."""
+
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+class KnownLogins(Protocol):
+    """PostgreSQL's."""
+
+    async def alive(self, cookie_hashes: Collection[bytes], now_ms: int) -> set[bytes]: ...
+
+
+class LoginWatch:
+    """Asks for all streams of the process at once."""
+
+    def __init__(
+        self, streams: Streams, logins: KnownLogins, *, every_s: float = CHECK_S, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._streams = streams
+        self._logins = logins
+        self._every_s = every_s
+        self._clock = clock
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncGenerator[LoginWatch]:
+        """Until left."""
+        task = asyncio.create_task(self._watch(), name="streams-logins")
+        try:
+            yield self
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+
+    async def look(self) -> None:
+        """Cuts what is over. Raises StoreUnavailable."""
+        logins = self._streams.logins
+        if logins:
+            self._streams.cut_logins(logins - await self._logins.alive(logins, int(self._clock() * 1000)))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._every_s)
+            try:
+                await self.look()
+            except StoreUnavailable as error:
+                logger.info("streams.logins_not_looked_at", reason=str(error))
