@@ -35,3 +35,21 @@ async def test_all_that_was_said_is_gone(stack, connect):
     await user.ended(again["turn_id"])
     assert list(await user.stored(done["conversation_id"])) == [again["task_id"]]
     assert httpx.get(f"{stack.ingress[0]}/health").status_code == 200
+
+
+async def test_a_proc_that_is_killed_in_the_middle_leaves_nothing_undone(new_stack, connect, tmp_path):
+    crash = tmp_path / "crash"
+    stack = new_stack("--ingress", "1", KDCUBE_FAILPOINTS=f"proc.erase.before_commit=crash({crash})")
+    user = connect(stack)
+    turns = [await user.sent(f"message {number}") for number in range(3)]
+    for turn in turns:
+        await user.ended(turn["turn_id"])
+    crash.touch()
+    erasure = (await user.ask("DELETE", "/me")).json()["erasure_id"]
+    for _ in stack.attempts("all is erased"):
+        receipt = (await user.ask("GET", f"/me/erasures/{erasure}")).json()
+        if receipt["status"] == "erased":
+            break
+    assert crash.with_name("crash.reached").exists()
+    assert receipt["erased"] | {"turns": 3, "conversations": 3} == receipt["erased"]
+    stack.wait_back()
