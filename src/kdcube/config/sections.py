@@ -106,17 +106,17 @@ class Backpressure(Section):
     """When a turn is refused with 503: (queued + running) against capacity, per class of users."""
 
     capacity_buffer: Annotated[Number, Field(ge=0, lt=1)] = 0.1
-    """Share of the live capacity that is kept free."""
+    """How much of the live capacity is kept free."""
     queue_depth_multiplier: Annotated[Number, Field(gt=0, le=100_000)] = 20.0
     """How many turns may wait per slot."""
     anonymous_pressure_threshold: Share = 0.6
-    """Share of the capacity from which anonymous users are refused."""
+    """Pressure from which anonymous users are refused."""
     registered_pressure_threshold: Share = 0.8
-    """Share of the capacity from which registered and external users are refused."""
+    """Pressure from which registered and external users are refused."""
     paid_pressure_threshold: Share = 0.9
-    """Share of the capacity from which paid users are refused."""
+    """Pressure from which paid users are refused."""
     hard_limit_threshold: Share = 0.97
-    """Share of the capacity from which everybody is refused, privileged users too."""
+    """Pressure from which everybody is refused, privileged users too."""
     capacity_source_component: Annotated[str, BeforeValidator(_capacity_source), _CapacitySource()] = "chat:proc"
     """Whose heartbeats tell the live capacity. Only proc runs turns."""
 
@@ -147,11 +147,11 @@ class RateLimit(Section):
     """What one user may send: ``burst`` in any ``burst_window`` seconds, ``hourly`` in an hour. -1: no limit."""
 
     hourly: Annotated[Whole, Field(ge=-1, le=1_000_000_000)]
-    """Turns, and guarded requests, in an hour. -1: no limit."""
+    """Turns and guarded requests of one user in an hour. -1: no limit."""
     burst: Annotated[Whole, Field(ge=-1, le=1_000_000_000)]
-    """Turns, and guarded requests, in any ``burst_window``. -1: no limit."""
+    """Turns and guarded requests of one user in any ``burst_window``. -1: no limit."""
     burst_window: Annotated[Whole, Field(ge=1, le=3_600)] = 60
-    """Seconds."""
+    """What ``burst`` is counted over."""
 
 
 class RateLimits(Section):
