@@ -29,6 +29,7 @@ _FIELDS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("limits", "max_running_turns_per_user"): _PROC,
     ("limits", "max_live_turns_per_user"): _PROC,
     ("limits", "max_queue_wait_seconds"): _PROC,
+    ("limits", "retention_days"): _PROC,
     ("limits", "max_integrations_ops_concurrency"): _NOBODY,
 }
 

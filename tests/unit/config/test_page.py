@@ -20,7 +20,7 @@ from kdcube.config.variables import READERS
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "configuration.md").read_text()
 CONFIGURATION = gateway_schema()["$defs"]["configuration"]["properties"]
-UNITS = {"_seconds": "seconds", "_window": "seconds", "_bytes": "bytes", "_chars": "characters"}
+UNITS = {"_seconds": "seconds", "_days": "days", "_window": "seconds", "_bytes": "bytes", "_chars": "characters"}
 ONLY_CHECKED = ("processes_per_instance", "pg_max_connections")
 UNITS |= {"_threshold": "share", "_buffer": "share", "_multiplier": "turns", "_component": ""}
 
