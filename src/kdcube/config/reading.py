@@ -16,7 +16,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "rate_limits": _INGRESS,
     "pools": _BOTH,
     "limits": _INGRESS,
-    "redis": _NOBODY,
+    "redis": _BOTH,
     **dict.fromkeys(PATTERN_LISTS, _INGRESS),
 }
 _FIELDS: Mapping[tuple[str, str], tuple[str, ...]] = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from kdcube.config.gateway import Valid, check_gateway_document
 from kdcube.config.reading import read_sections, readers
 from kdcube.config.resolution import PATTERN_LISTS, SECTIONS
+from kdcube.config.sections import COMPONENTS
 
 SOURCES = Path(__file__).parents[3] / "src" / "kdcube"
 SCOPE = {"tenant": "a", "project": "b"}
@@ -22,6 +23,8 @@ def test_each_section_is_read_by_whom_it_says():
     sections = "|".join((*SECTIONS, *PATTERN_LISTS))
     found = set(re.findall(rf"\.({sections})\.(ingress|proc)\b", code()))
     found |= set(re.findall(rf"\.({sections})\.(ingress|proc)\b", (SOURCES / "config" / "proc.py").read_text()))
+    by_either = re.findall(rf"\.({sections})\.of\(", code())
+    found |= {(section, component) for section in by_either for component in COMPONENTS}
     assert found == read_sections()
 
 
