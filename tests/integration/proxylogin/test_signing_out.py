@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from structlog.testing import capture_logs
 
 from kdcube.gateway.identity.logins import Login, LoginOver
 from kdcube.protocol.ids import new_id
@@ -90,6 +91,44 @@ async def test_a_script_gets_no_token(browser: Browser) -> None:
     answer = await browser.sign_out(**{"Sec-Fetch-Mode": "cors"})
     assert answer.status_code == 200 and not answer.json()["signed_in"]
     assert "eyJ" not in answer.text and "client_id=" in answer.json()["provider_logout_url"]
+
+
+async def test_no_token_leaves_the_server(world: World, browser: Browser, replica: ProxyLogin) -> None:
+    """Of all answers and log lines of a whole life, the ID token is in one: the way to the provider's own page."""
+    answers: list[httpx.Response] = []
+
+    async def note(answer: httpx.Response) -> None:
+        answers.append(answer)
+
+    browser.site.event_hooks = {"response": [note]}
+    keeping = replica.refresher._keeping
+    tokens: list[str] = []
+
+    async def kept() -> None:
+        row = await world.database.fetch_one("select cookie_hash, tokens from logins")
+        assert row is not None
+        found = keeping.tokens(row["cookie_hash"], row["tokens"])
+        tokens.extend(token for token in (found.access_token, found.refresh_token, found.id_token) if token)
+
+    with capture_logs() as logged:
+        await browser.signed_in("paula")
+        await kept()
+        await browser.session()
+        world.clock.ahead_s += 3_550
+        await replica.refresher.refresh_due()
+        while await world.row("generation") == 0:
+            await asyncio.sleep(0)
+        await kept()
+        await browser.session()
+        await browser.get("/auth/callback?code=x&state=y")
+        await browser.sign_out()
+    assert len(set(tokens)) == 5  # two of access, two of refresh, and the ID token of the sign-in
+    id_token = tokens[2]
+    said = [*map(str, logged), *(str(each.url) for each in answers), *(each.text for each in answers)]
+    said += [str(each.headers) for each in answers[:-1]]
+    assert all(token not in text for token in tokens for text in said)
+    last = str(answers[-1].headers)
+    assert id_token in last and all(token not in last for token in tokens if token != id_token)
 
 
 async def test_signing_out_twice_is_fine(browser: Browser) -> None:
