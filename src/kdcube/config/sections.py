@@ -144,12 +144,15 @@ class Backpressure(Section):
 
 
 class RateLimit(Section):
-    """What one user may send: ``burst`` in any ``burst_window`` seconds, ``hourly`` in an hour. -1: no limit."""
+    """What one user may send: ``burst`` in ``burst_window`` seconds, ``hourly`` in an hour. -1: no limit.
+
+    A window begins with the first message in it.
+    """
 
     hourly: Annotated[Whole, Field(ge=-1, le=1_000_000_000)]
     """Turns and guarded requests of one user in an hour. -1: no limit."""
     burst: Annotated[Whole, Field(ge=-1, le=1_000_000_000)]
-    """Turns and guarded requests of one user in any ``burst_window``. -1: no limit."""
+    """Turns and guarded requests of one user in a ``burst_window``, which begins with the first. -1: no limit."""
     burst_window: Annotated[Whole, Field(ge=1, le=3_600)] = 60
     """What ``burst`` is counted over."""
 

@@ -251,6 +251,7 @@ async def open_database(
     name: str = "kdcube",
     command_timeout_s: float = 5.0,
     connect_timeout_s: float = 5.0,
+    acquire_timeout_s: float = ACQUIRE_S,
 ) -> AsyncGenerator[Database]:
     """Connects and checks the server (OLDEST_SERVER or newer, ``synchronous_commit`` on). Closes the pool at the end.
 
@@ -275,7 +276,7 @@ async def open_database(
             server_settings=server_settings(name, statement_timeout_s=command_timeout_s),
         )
     try:
-        database = Database(pool, probe)
+        database = Database(pool, probe, acquire_timeout_s=acquire_timeout_s)
         await _check_server(database)
         probing = asyncio.create_task(database.keep_probing(), name="postgres-probing")
         try:

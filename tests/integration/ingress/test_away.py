@@ -63,3 +63,24 @@ async def test_while_postgresql_hangs_everybody_gets_a_503_and_nobody_waits_long
     response = await alice.get("/conversations")
     assert response.status_code == 200, response.text
     await sent(alice, turn_id="after")
+
+
+async def test_while_valkey_hangs_everybody_gets_a_503_and_it_closes_by_itself(bench: Any, valkey_server: Any) -> None:
+    alice = await bench.client("alice-token")
+    await sent(alice)
+    valkey_server.pause()
+    try:
+
+        async def all_refused() -> None:
+            answers = await asyncio.gather(*(alice.post("/sse/chat", json=body()) for _ in range(CLIENTS)))
+            for answer in answers:
+                assert answer.status_code == 503 and int(answer.headers["retry-after"]) >= 1
+
+        await all_refused()  # within the deadline of a command
+        await all_refused()  # at once
+        assert (await alice.get("/conversations")).status_code == 200  # what needs no Valkey is served
+    finally:
+        valkey_server.resume()
+    while (await alice.get("/ready")).status_code != 200:
+        await asyncio.sleep(0.01)
+    await sent(alice)

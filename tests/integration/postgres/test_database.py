@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from kdcube.breaker import State
 from kdcube.postgres.database import Database, Fetch, RowRejected, open_database
 from kdcube.protocol.errors import ConfigurationError, StoreUnavailable
 
@@ -115,3 +116,32 @@ async def test_a_deadlock_is_tried_again(world: World) -> None:
 
     await asyncio.gather(world.database.transact(crossing(0)), world.database.transact(crossing(1)))
     assert max(tries) > 1
+
+
+async def test_a_busy_pool_is_not_taken_for_a_server_that_is_away(database_url):
+    async with open_database(database_url, max_size=1, acquire_timeout_s=1.0) as database:
+        slow = [asyncio.create_task(database.fetch("select pg_sleep(0.7)")) for _ in range(8)]
+        outcomes = await asyncio.gather(*slow, return_exceptions=True)
+        busy = [error for error in outcomes if isinstance(error, StoreUnavailable)]
+        assert len(busy) >= 5 and all(error.refused for error in busy)
+        assert database.breaker.state is State.CLOSED and database.breaker.times_opened == 0
+        await database.ping()
+
+
+async def test_a_server_that_is_gone_is_refused_at_once_and_found_again(postgres_server, database_url):
+    async with open_database(database_url) as database:
+        postgres_server.kill()
+        try:
+            while database.breaker.state is State.CLOSED:
+                with pytest.raises(StoreUnavailable):
+                    await database.ping()
+            with pytest.raises(StoreUnavailable) as refusal:
+                await database.ping()
+            assert refusal.value.refused
+        finally:
+            postgres_server.restart()
+        closed = asyncio.Event()
+        database.breaker.on_change.append(lambda state: closed.set() if state is State.CLOSED else None)
+        if database.breaker.state is not State.CLOSED:
+            await closed.wait()  # nobody asks: it closes by itself
+        await database.ping()
