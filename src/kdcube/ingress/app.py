@@ -22,7 +22,7 @@ from kdcube.gateway.identity.opening import open_authenticator
 from kdcube.gateway.identity.sessions import Sessions
 from kdcube.gateway.limits import Limiter
 from kdcube.gateway.probes import Check, Probes
-from kdcube.gateway.reporting import Reporting, watch_stores
+from kdcube.gateway.reporting import Reporting, watch_breaker, watch_stores
 from kdcube.gateway.routing import no_route, route
 from kdcube.gateway.traffic import Traffic
 from kdcube.ingress.accepting import Accepting
@@ -150,9 +150,10 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         logins = settings.logins and login_cookies(settings.logins, database, audit, connection, keys, scope)
         if logins is not None:
             await enter(LoginWatch(streams, logins.logins).watching())
+        authenticator = await enter(open_authenticator(settings.auth, keys_known))
         callers = Callers(
             settings.auth,
-            await enter(open_authenticator(settings.auth, keys_known)),
+            authenticator,
             Sessions(settings.session_secret.get_secret_value(), *scope),
             addresses=Addresses(settings.trusted_proxies),
             openings=Openings(connection, keys),
@@ -201,6 +202,8 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         instruments.gauge("streams_open", lambda: streams.count)
         instruments.gauge("streams_cap", lambda: streams.max_streams)
         watch_stores(instruments, database, connection)
+        if authenticator.breaker is not None:
+            watch_breaker(instruments, "identity_provider", authenticator.breaker)
         reporting = Reporting(sources, instruments, live, service, "ingress")
         await enter(reporting.reporting())
         edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error}, Traffic(instruments))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -12,8 +14,7 @@ import pytest
 from tests.integration.ingress.asking import body, refused, sent
 
 from kdcube.gateway.identity import key_text
-from kdcube.gateway.identity.api_keys import KEPT_S, ApiKeys, KeysFirst
-from kdcube.gateway.identity.authenticator import Identity
+from kdcube.gateway.identity.api_keys import KEPT_S, ApiKeys
 from kdcube.gateway.identity.key_text import new_key, parse_key
 from kdcube.gateway.identity.scopes import PUBLIC, Scope, scopes_for
 from kdcube.ingress.routes.api_keys import DAYS_MAX
@@ -321,11 +322,9 @@ async def test_a_key_expires_and_its_use_is_noted(bench: Any, valkey_url: str, d
         assert await keys.authenticate(key) is None
 
 
-async def test_no_provider_can_name_a_service(bench: Any) -> None:
-    class Provider:
-        async def authenticate(self, token: str | None, id_token: str | None = None) -> Identity | None:
-            return Identity(str(token))
-
-    keys = KeysFirst(None, Provider())  # pyright: ignore[reportArgumentType]
-    assert await keys.authenticate("service:nightly") is None
-    assert await keys.authenticate("services") == Identity("services")
+async def test_no_provider_can_name_a_service(bench_with: Any, tmp_path: Path) -> None:
+    users = tmp_path / "users.json"
+    users.write_text(json.dumps({"one": {"sub": "service:nightly"}, "other": {"sub": "services"}}))
+    bench = await bench_with(IDP_DB_PATH=str(users))
+    refused(await (await bench.client("one")).get("/profile"), 401, "invalid_token")
+    assert (await (await bench.client("other")).get("/profile")).json()["user_id"] == "services"

@@ -182,3 +182,10 @@ async def test_while_the_provider_is_away_nobody_is_taken_for_nobody(
             assert told["retry_after_s"] == int(response.headers["retry-after"]) >= 1
         assert (await (await bench.client()).get("/profile")).json()["user_type"] == "anonymous"
         assert (await (await bench.client()).get("/ready")).status_code == 200
+
+
+async def test_administrators_see_how_the_provider_does(scene: Scene) -> None:
+    root = await scene.bench.client(scene.tokens("root").access_token)
+    told = await root.get("/monitoring/system")
+    assert told.status_code == 200
+    assert "identity_provider" in told.text

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from kdcube.breaker import Breaker
 from kdcube.gateway.identity.authenticator import Authenticator, Identity
 from kdcube.gateway.identity.key_text import looks_like_key, parse_key
 from kdcube.gateway.identity.scopes import Scope
@@ -24,9 +25,6 @@ KEPT_S = 15.0
 """A revocation takes effect everywhere within this, also where its announcement was not heard."""
 MAX_KEPT = 4096
 NOTE_EVERY_S = 60.0
-
-SERVICE = "service:"
-"""Begins the user id of a service identity; no other identity may begin so."""
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -139,11 +137,11 @@ class KeysFirst:
         self._keys = keys
         self._other = other
 
+    @property
+    def breaker(self) -> Breaker | None:
+        return self._other.breaker
+
     async def authenticate(self, token: str | None, id_token: str | None = None) -> Identity | None:
         if token is not None and looks_like_key(token):
             return None if id_token is not None else await self._keys.authenticate(token)
-        identity = await self._other.authenticate(token, id_token)
-        if identity is not None and identity.user_id.startswith(SERVICE):
-            logger.warning("identity.reserved_user_id", user_id=identity.user_id)
-            return None
-        return identity
+        return await self._other.authenticate(token, id_token)

@@ -6,11 +6,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from kdcube.breaker import Breaker
 from kdcube.gateway.identity.scopes import Scope
 from kdcube.protocol.turns import UserType
 
 _PRIVILEGED = frozenset({"kdcube:role:super-admin", "kdcube:role:admin"})
 _PAID = "kdcube:role:paid"
+
+
+SERVICE = "service:"
+"""Begins the user id of a service identity, which API keys alone prove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,11 @@ class Identity:
 class Authenticator(Protocol):
     """Tells whose a token is."""
 
+    @property
+    def breaker(self) -> Breaker | None:
+        """Of the identity provider, where there is one to be asked."""
+        ...
+
     async def authenticate(self, token: str | None, id_token: str | None = None) -> Identity | None:
         """Whose the tokens of one place of a request are; one of the two is there.
 
@@ -43,6 +53,8 @@ class Authenticator(Protocol):
 
 class NobodyKnown:
     """The Authenticator of an installation without an identity provider: no token is valid."""
+
+    breaker = None
 
     async def authenticate(self, token: str | None, id_token: str | None = None) -> Identity | None:
         return None

@@ -12,7 +12,7 @@ from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Forbidden, RateLimited, Unauthorised
 from kdcube.gateway.exchange import exchange_of, request_id_of
 from kdcube.gateway.identity.addresses import Addresses, Openings, network_of
-from kdcube.gateway.identity.authenticator import Authenticator, Identity, user_type_of
+from kdcube.gateway.identity.authenticator import SERVICE, Authenticator, Identity, user_type_of
 from kdcube.gateway.identity.key_text import looks_like_key
 from kdcube.gateway.identity.logins import LoginCookies, LoginOver, hash_of, login_over
 from kdcube.gateway.identity.scopes import scopes_for
@@ -125,6 +125,8 @@ class Callers:
     def _signed_in(
         self, request: Request, identity: Identity, cookie: AnonymousSession | None, *, login: bytes | None = None
     ) -> Caller:
+        if identity.key_id is None and identity.user_id.startswith(SERVICE):
+            raise Unauthorised("Only API keys prove services: the user's id is reserved.", error="invalid_token")
         presented = _presented(request)
         if presented is not None and not self._sessions.belongs(presented, identity.user_id):
             raise Forbidden("User-Session-ID must belong to the caller.", error="foreign_session", field=SESSION_QUERY)

@@ -36,6 +36,8 @@ class TokenFile:
     Raises ConfigurationError when it cannot be read at first.
     """
 
+    breaker = None
+
     def __init__(self, path: Path, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._monotonic = monotonic

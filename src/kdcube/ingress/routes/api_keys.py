@@ -15,8 +15,8 @@ from starlette.responses import Response
 from kdcube.gateway.answers import json_response
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Conflict, Forbidden, NotFound
-from kdcube.gateway.identity.api_keys import SERVICE, ApiKeys
-from kdcube.gateway.identity.authenticator import user_type_of
+from kdcube.gateway.identity.api_keys import ApiKeys
+from kdcube.gateway.identity.authenticator import SERVICE, user_type_of
 from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.identity.key_text import ID_CHARS, new_key
 from kdcube.gateway.identity.scopes import Scope
