@@ -116,7 +116,9 @@ class Editing:
         """A page, newest first: each version with what it changed in the one before it. Raises InvalidInput."""
         page = await self._configs.list(cursor=cursor, limit=limit)
         items = list(page.items)
-        before = await self._configs.get(items[-1].version - 1) if items and items[-1].version > 1 else None
+        if not items:
+            return [], None
+        before = await self._configs.get(items[-1].version - 1) if items[-1].version > 1 else None
         chain = [*items[1:], before]
         return [self._told(stored, earlier) for stored, earlier in zip(items, chain, strict=True)], page.next
 

@@ -11,7 +11,15 @@ from kdcube.config.gateway import Limits
 from kdcube.gateway.edge import PREFIX
 from kdcube.gateway.rate_fields import NAMES as RATE_FIELDS
 from kdcube.ingress.messages import Send
-from kdcube.ingress.requests import FEEDBACK_MAX_CHARS, REACTION_MAX_CHARS, Cancel, Feedback, Patch, Status
+from kdcube.ingress.requests import (
+    FEEDBACK_MAX_CHARS,
+    REACTION_MAX_CHARS,
+    REASON_MAX_CHARS,
+    Cancel,
+    Feedback,
+    Patch,
+    Status,
+)
 from kdcube.ingress.routes.api_keys import NewKey, NewServiceKey
 from kdcube.ingress.routes.openai_request import ChatCompletion
 from kdcube.postgres.api_keys import MAX_PAGE
@@ -218,6 +226,50 @@ _SCHEMAS: Json = {
             ),
         }
     ),
+    "GatewayConfig": _object(
+        {
+            "version": _COUNT,
+            "checksum": _TEXT,
+            "origin": {"enum": ["put", "patch", "reset", "rollback", "environment"]},
+            "document": {"type": "object"},
+            "resolved": {"type": "object"},
+            "environment": {"type": "object"},
+            "this_instance": {"type": "object"},
+            "instances": _nullable(_OBJECTS),
+        },
+        {
+            "author": _nullable(_TEXT),
+            "reason": _nullable(_TEXT),
+            "created_ms": _nullable(_COUNT),
+        },
+    ),
+    "ConfigChange": _object(
+        {
+            "checksum": _TEXT,
+            "changes": _array(_object({"path": _TEXT, "before": {}, "after": {}})),
+            "needs_restart": _array(_object({"path": _TEXT, "component": {"enum": ["ingress", "proc"]}})),
+            "warnings": _OBJECTS,
+        },
+        {"changed": {"type": "boolean"}, "version": _COUNT, "resolved": {"type": "object"}},
+    ),
+    "ConfigVerdict": _object({"valid": {"type": "boolean"}}, {"errors": _OBJECTS}),
+    "Page": _object({"items": _OBJECTS, "next": _nullable(_TEXT)}),
+    "TurnFacts": _object(
+        {"turn_id": _TEXT, "user_id": _TEXT, "state": _STATE, "attempt": _COUNT, "accepted_ms": _COUNT},
+        {"claim_id": _nullable(_TEXT), "worker_id": _nullable(_TEXT), "bundle_version": _nullable(_TEXT)},
+    ),
+    "System": _object(
+        {"at_ms": _COUNT, "config": {"type": "object"}},
+        {
+            "instances": _OBJECTS,
+            "streams": {"type": "object"},
+            "latency": {"type": "object"},
+            "turns": {"type": "object"},
+            "refused": {"type": "object"},
+            "pressure": {"type": "object"},
+            "queue": {},
+        },
+    ),
     "Health": _object(
         {"status": {"const": "alive"}, "service": _TEXT, "instance": _TEXT, "version": _TEXT, "config_checksum": _TEXT}
     ),
@@ -239,7 +291,9 @@ _MEANINGS = {
     404: "There is no such thing, or it is not the caller's",
     408: "The body came too slowly",
     409: "The request contradicts what is there",
+    412: "It is another version now",
     413: "The body is too large",
+    428: "Say by If-Match which version is to be replaced",
     429: "Too many requests",
     500: "The turn has failed",
     503: "Not now: wait for `retry_after_s`",
@@ -576,6 +630,7 @@ def _paths(limits: Limits) -> Json:
             "parameters": [_KEY_ID],
             "delete": _operation("Revoke any key", _content(_ref("Revoked")), errors=_OWNED),
         },
+        **_admin_paths(),
         "/health": {"get": _operation("Whether the process lives", _content(_ref("Health")), errors=(), public=True)},
         "/ready": {
             "get": {
@@ -586,6 +641,92 @@ def _paths(limits: Limits) -> Json:
                 },
             }
         },
+    }
+
+
+def _admin_paths() -> Json:
+    """For administrators: what is not about API keys."""
+    under = "/admin/gateway-config"
+    document = _content({"type": "object"})
+    changed, refused = _content(_ref("ConfigChange")), (400, 401, 403, 408, 409, 412, 413)
+    reason = _parameter("query", "reason", {"type": "string", "maxLength": REASON_MAX_CHARS}, "For the history")
+    match = _parameter("header", "If-Match", _TEXT, "The checksum or the number of the version that is built upon")
+
+    def page(cursor: str, largest: int) -> tuple[Json, ...]:
+        return (
+            _parameter("query", "cursor", {"type": "string", "pattern": cursor}, "`next` of the page before"),
+            _parameter("query", "limit", {"type": "integer", "minimum": 1, "maximum": largest}, "Items"),
+        )
+
+    return {
+        under: {
+            "get": _operation(
+                "The configuration that is to be run, and what each process runs",
+                _content(_ref("GatewayConfig")),
+                errors=(401, 403),
+            ),
+            "put": _operation(
+                "Replace the configuration",
+                changed,
+                body=document,
+                parameters=(match, reason),
+                errors=(*refused, 428),
+            ),
+            "patch": _operation(
+                "Change a part of it, by a JSON merge patch",
+                changed,
+                body=document,
+                parameters=(match, reason),
+                errors=refused,
+            ),
+        },
+        f"{under}/validate": {
+            "post": _operation(
+                "A dry run of a `document` or of a `patch`",
+                _content({"anyOf": [_ref("ConfigVerdict"), _ref("ConfigChange")]}),
+                body=document,
+                errors=(400, 401, 403, 408, 413),
+            )
+        },
+        f"{under}/reset": {
+            "post": _operation("Back to what the environment says", changed, parameters=(match, reason), errors=refused)
+        },
+        f"{under}/rollback": {
+            "post": _operation(
+                "An earlier version as a new one",
+                changed,
+                body=_content(_object({"version": {"type": "integer", "minimum": 1}})),
+                parameters=(match, reason),
+                errors=(*refused, 404),
+            )
+        },
+        f"{under}/history": {
+            "get": _operation(
+                "All versions, newest first, with what each changed",
+                _content(_ref("Page")),
+                parameters=page("^(v1\\.[0-9]{1,18})?$", 100),
+                errors=(400, 401, 403),
+            )
+        },
+        "/admin/audit": {
+            "get": _operation(
+                "Who did what, newest first",
+                _content(_ref("Page")),
+                parameters=(
+                    *page("^(a1\\.[0-9]{1,18})?$", 200),
+                    _parameter("query", "actor", _TEXT, "Only of this user or part of the system"),
+                    _parameter("query", "act", _TEXT, "Only of this kind"),
+                ),
+                errors=(400, 401, 403),
+            )
+        },
+        "/admin/turns/{turn_id}": {
+            "parameters": [_parameter("path", "turn_id", _TEXT, "The internal id")],
+            "get": _operation(
+                "What became of any turn, without what was said", _content(_ref("TurnFacts")), errors=_OWNED
+            ),
+        },
+        "/monitoring/system": {"get": _operation("How the system stands", _content(_ref("System")), errors=(401, 403))},
     }
 
 

@@ -13,6 +13,7 @@ from kdcube.protocol.ids import check_client_id
 
 REACTION_MAX_CHARS = 32
 FEEDBACK_MAX_CHARS = 10_000
+REASON_MAX_CHARS = 500
 
 ClientId: TypeAlias = Annotated[
     str, msgspec.Meta(extra_json_schema={"pattern": "^[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}$"})

@@ -69,6 +69,7 @@ async def test_at_first_it_is_the_environments(root: httpx.AsyncClient) -> None:
     assert response.headers["etag"] == f'"{shown["checksum"]}"'
     assert shown["checksum"] == (await told(await root.get("/health")))["config_checksum"]
     assert shown["environment"]["same"]
+    assert await told(await root.get(f"{CONFIG}/history")) == {"items": [], "next": None}
 
 
 async def test_a_patch_is_in_force_at_once_and_leaves_the_rest(root: httpx.AsyncClient) -> None:
@@ -317,3 +318,11 @@ async def test_each_process_is_listed_with_what_it_runs(bench: Bench, bench_with
     assert len(listed) == 2
     assert listed["ingress-2"]["config_checksum"] == changed["checksum"]
     assert listed["ingress-2"]["config_restart_pending"] == ["pools.ingress.pg_pool_max_size"]
+
+
+async def test_no_rate_locks_administrators_out(root: httpx.AsyncClient) -> None:
+    nothing = {"privileged": {"burst": 0, "hourly": 0}}
+    await told(await root.patch(CONFIG, json={"guarded_rest_patterns": [".*"], "rate_limits": nothing}))
+    refused(await root.get("/conversations"), 429)
+    await told(await root.post(f"{CONFIG}/reset"))
+    await told(await root.get("/conversations"))

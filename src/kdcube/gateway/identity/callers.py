@@ -110,8 +110,11 @@ class Callers:
         return await self._anonymous(request, cookie, opens=opens, replaces=replaces)
 
     async def administrator(self, request: Request) -> Caller:
-        """The caller, who is an administrator. Raises Unauthorised for one who has not signed in, else Forbidden."""
-        caller = await self.identify(request)
+        """The caller, who is an administrator. Raises Unauthorised for one who has not signed in, else Forbidden.
+
+        Never RateLimited: a rate that was set wrong is mended here.
+        """
+        caller = await self.identify(request, sends=True)
         if caller.anonymous:
             raise Unauthorised("Sign in as an administrator.")
         if caller.user_type is not UserType.PRIVILEGED:

@@ -25,12 +25,11 @@ from kdcube.gateway.errors import (
 from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reading import read_body
+from kdcube.ingress.requests import REASON_MAX_CHARS
 from kdcube.ingress.routes.admin.pages import page_of
 from kdcube.postgres.audit import Actor, Audit
 from kdcube.postgres.gateway_configs import MAX_PAGE, Origin, Superseded
 from kdcube.protocol.errors import InvalidInput, KDCubeError
-
-REASON_MAX_CHARS = 500
 
 Json = dict[str, Any]
 Instances = Callable[[], Awaitable[list[Json] | None]]
