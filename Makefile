@@ -69,13 +69,14 @@ $(UV): requirements/bootstrap.txt
 	@touch $@
 
 # The oldest server that is supported, which tests run against beside the embedded Valkey; certificates for TLS; the
-# proxy; a browser; an OpenID provider.
-TOOLS := redis-server openssl nginx chromium
+# proxy; a browser; an OpenID provider; git with its servers.
+TOOLS := redis-server openssl nginx chromium git sshd
+PACKAGES := $(subst sshd,openssh-client openssh-server,$(TOOLS))
 test-tools: $(READY) tests/openid/node_modules/.ready
 	@PATH="$$PATH:/usr/sbin"; command -v $(TOOLS) | wc -l | grep -qx $(words $(TOOLS)) || \
 	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(TOOLS) >/dev/null; } || \
-	  { echo "the tests need these packages: sudo apt-get install $(TOOLS)" >&2; exit 1; }
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES) >/dev/null; } || \
+	  { echo "the tests need these packages: sudo apt-get install $(PACKAGES)" >&2; exit 1; }
 
 tests/openid/node_modules/.ready: tests/openid/package-lock.json $(READY)
 	@echo "installing the tests' OpenID provider"

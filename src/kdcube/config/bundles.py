@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self, cast
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from kdcube.config.environment import Environment, Number, Whole
+from kdcube.config.git import GitAddress, check_git_ref, check_git_subdir
 from kdcube.protocol.errors import ConfigurationError, InvalidInput
 from kdcube.protocol.ids import check_bundle_id
 from kdcube.protocol.turns import UserType
@@ -17,7 +18,7 @@ VARIABLE = "AGENTIC_BUNDLES_JSON"
 _NEVER_GRANTED = frozenset(
     {
         *("REDIS_URL", "DATABASE_URL", "POSTGRES_PASSWORD", "KDCUBE_SESSION_SECRET"),
-        *("OIDC_CLIENT_SECRET", "PROXYLOGIN_ENCRYPTION_KEYS"),
+        *("OIDC_CLIENT_SECRET", "PROXYLOGIN_ENCRYPTION_KEYS", "GIT_HTTP_TOKEN"),
     }
 )
 """Proc alone holds the credentials of the stores, and nobody but the services signs people in."""
@@ -34,9 +35,9 @@ class BundleEntry(BaseModel):
     name: str | None = None
     description: str | None = None
     path: str | None = None
-    """The folder of its code; relative to AGENTIC_BUNDLES_ROOT."""
+    """The folder of its code; relative to AGENTIC_BUNDLES_ROOT. With it, nothing is fetched from ``git_url``."""
     module: str | None = None
-    """What to import from ``path``; None leaves it to the folder."""
+    """What to import from its folder; None leaves it to the folder."""
     singleton: bool = False
     """Kept for installations that have it; a bundle's module is imported once per process here."""
     max_attempts: Whole = Field(default=1, ge=1, le=10)
@@ -54,8 +55,11 @@ class BundleEntry(BaseModel):
     required_user_type: UserType | None = None
     """The least class of users that may use it; None: everybody."""
     git_url: str | None = Field(default=None, validation_alias=AliasChoices("git_url", "repo"), repr=False)
+    """Where its code is fetched from when there is no ``path``."""
     git_ref: str | None = Field(default=None, validation_alias=AliasChoices("git_ref", "ref"))
+    """A branch, tag or commit; None: the branch that the repository calls its own."""
     git_subdir: str | None = Field(default=None, validation_alias=AliasChoices("git_subdir", "subdir"))
+    """The bundle's folder within the repository; None: its root."""
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -67,6 +71,12 @@ class BundleEntry(BaseModel):
             raise ValueError(f"secrets names {', '.join(sorted(withheld))}, which no bundle is given")
         if self.path is None and self.git_url is None:
             raise ValueError("give path or git_url")
+        if self.path is None and self.git_url is not None:
+            GitAddress.parse(self.git_url)
+            if self.git_ref is not None:
+                check_git_ref(self.git_ref)
+            if self.git_subdir is not None:
+                check_git_subdir(self.git_subdir)
         if self.idle_limit_s > self.wall_limit_s:
             raise ValueError("idle_limit_s is above wall_limit_s, so it could never be reached")
         return self
@@ -106,6 +116,12 @@ class BundleRegistry(BaseModel):
         if self.default_bundle_id is not None and self.default_bundle_id not in self.bundles:
             raise ValueError(f"default_bundle_id {self.default_bundle_id!r} is not among the bundles")
         return self
+
+    @property
+    def fetched(self) -> tuple[GitAddress, ...]:
+        """Where bundles without a ``path`` come from."""
+        entries = self.bundles.values()
+        return tuple(GitAddress.parse(entry.git_url) for entry in entries if entry.git_url and entry.path is None)
 
     @property
     def secret_names(self) -> frozenset[str]:

@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import SecretStr
 
 from kdcube.config.environment import Environment
+from kdcube.config.git import GitSettings
 from kdcube.config.service import ServiceSettings
 
 
@@ -35,6 +36,8 @@ class ProcSettings:
     """Bundles are reloaded when their files change."""
     debug_bundles: bool
     """Bundles run without limits of time, and ``breakpoint()`` in them waits for a debugger."""
+    git: GitSettings
+    """How bundles are fetched."""
     secrets: Mapping[str, SecretStr] = field(repr=False)
     """The values of the secrets that bundles are granted by name; one that is not set is not here."""
 
@@ -57,5 +60,6 @@ class ProcSettings:
             ecs_agent_uri=environment.optional("ECS_AGENT_URI"),
             watch_bundles=environment.flag("KDCUBE_WATCH", False),
             debug_bundles=environment.flag("KDCUBE_DEBUG_BUNDLES", False),
+            git=GitSettings.read(environment, service.bundles.fetched),
             secrets={name: value for name, value in granted.items() if value is not None},
         )

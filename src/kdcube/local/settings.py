@@ -12,6 +12,7 @@ from kdcube.config.auth import AuthProvider
 from kdcube.config.bundles import BundleRegistry, read_bundles
 from kdcube.config.environment import Environment
 from kdcube.config.gateway import GatewayConfig, read_gateway
+from kdcube.config.git import GIT_VARIABLES
 from kdcube.local.docs import GRANTED
 
 _FIRST_PORT = 8010
@@ -35,7 +36,10 @@ _FOR_PROXYLOGIN = (
     *("OIDC_CLIENT_SECRET", "OIDC_SCOPES", "PROXYLOGIN_RETURN_URL", "PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_IDLE_SEC"),
     "PROXYLOGIN_GRACE_SEC",
 )
-_FOR_PROC = ("KDCUBE_DEBUG_BUNDLES", "CHAT_TASK_TIMEOUT_SEC", "KDCUBE_SLOTS", "HEARTBEAT_INTERVAL", *GRANTED)
+_FOR_PROC = (
+    *("KDCUBE_DEBUG_BUNDLES", "CHAT_TASK_TIMEOUT_SEC", "KDCUBE_SLOTS", "HEARTBEAT_INTERVAL"),
+    *(*GIT_VARIABLES, *GRANTED),
+)
 
 
 class ProxyTls(StrEnum):

@@ -34,6 +34,7 @@ from kdcube.postgres.locks import Leadership
 from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.host import HostLimits
 from kdcube.proc.bundles.pool import BundleLoadError, HostPool, open_host_pool
+from kdcube.proc.bundles.sources.git_source import open_git_store
 from kdcube.proc.bundles.watching import reload_on_change
 from kdcube.proc.desk import BundleGrant, Desk
 from kdcube.proc.eraser import Eraser
@@ -113,6 +114,7 @@ class Proc:
             await working_state.check_format()
             workers = Workers(connection, keys)
 
+            git = stack.enter_context(open_git_store(service.home / "git", settings.git))
             self.pool = await enter(
                 open_host_pool(
                     _patient(service.bundles)
@@ -122,6 +124,7 @@ class Proc:
                     run_dir=service.home / "run" / worker_id,
                     limits=_DEBUGGED if settings.debug_bundles else None,
                     on_change=self._room_changed,
+                    git=git,
                 )
             )
             leadership = await enter(Leadership(service.database_url, *scope, "maintenance"))

@@ -62,6 +62,9 @@ def test_paths_are_relative_to_the_root():
     ("document", "told"),
     [
         ({"bundles": {"a": {}}}, "give path or git_url"),
+        ({"bundles": {"a": {"git_url": "ext::sh -c x"}}}, r"bundles\.a: git_url must be a URL"),
+        ({"bundles": {"a": {"repo": "https://h/a", "ref": "--x"}}}, r"bundles\.a: git_ref must be"),
+        ({"bundles": {"a": {"repo": "https://h/a", "subdir": "../x"}}}, r"bundles\.a: git_subdir must be"),
         ({"bundles": {"a": {"path": "/a", "pth": 1}}}, r"bundles\.a\.pth: unknown field"),
         ({"bundles": {"a": {"path": "/a", "id": "b"}}}, "the same as its key"),
         ({"bundles": {"a b": {"path": "/a"}}}, "must be 1 to 128"),

@@ -29,6 +29,7 @@ from kdcube.proc.bundles.jobs import (
     TurnTooLarge,
 )
 from kdcube.proc.bundles.process import HostProcess
+from kdcube.proc.bundles.sources.source import Code
 from kdcube.protocol.errors import KDCubeError
 from kdcube.sdk import wire
 
@@ -166,11 +167,12 @@ class BundleHost:
     """A process that has loaded one version of one bundle. Made by ``launch``."""
 
     def __init__(
-        self, entry: BundleEntry, version: str, process: HostProcess, limits: HostLimits, clock: Callable[[], float],
+        self, entry: BundleEntry, code: Code, process: HostProcess, limits: HostLimits, clock: Callable[[], float],
         on_change: Callable[[BundleHost], None],
     ) -> None:  # fmt: skip
         self.entry = entry
-        self.version = version
+        self.code = code
+        self.version = code.version
         self.limits = limits
         self.clock = clock
         self.pid = process.pid
@@ -201,22 +203,18 @@ class BundleHost:
 
     @classmethod
     async def launch(
-        cls, entry: BundleEntry, version: str, *, run_dir: Path, pulse_fd: int, limits: HostLimits,
+        cls, entry: BundleEntry, code: Code, *, run_dir: Path, pulse_fd: int, limits: HostLimits,
         clock: Callable[[], float], on_change: Callable[[BundleHost], None],
     ) -> BundleHost:  # fmt: skip
         """Starts a process and has it load the bundle. Raises BundleLoadError; then the process is gone."""
-        if entry.path is None:
-            raise BundleLoadError(
-                entry.id, "it has git_url but no path; git is not fetched yet, so give its folder as path"
-            )
         try:
             process = await HostProcess.start(entry.id, run_dir, clock, pulse_fd, debug=limits.debug)
         except OSError as error:
             raise BundleLoadError(entry.id, f"the process does not start: {error}") from error
-        host = cls(entry, version, process, limits, clock, on_change)
+        host = cls(entry, code, process, limits, clock, on_change)
         try:
             await host._loop.create_unix_connection(lambda: host._channel, sock=process.wire)
-            host._channel.send(wire.Load(entry.path, entry.module, entry.id))
+            host._channel.send(wire.Load(code.path, entry.module, entry.id))
             async with asyncio.timeout(limits.load_timeout_s):
                 await asyncio.shield(host._loaded)
         except BaseException as error:

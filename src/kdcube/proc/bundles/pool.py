@@ -1,6 +1,7 @@
 """The bundle hosts of one proc: which exist, which has room, and what follows when one dies.
 
-A bundle has hosts of ``group_size`` turns each. One is started when the pool opens; more are started when all are
+A bundle has hosts of ``group_size`` turns each. One is started when the pool opens (as soon as its code is there, for
+code that has to be fetched); more are started when all are
 full, up to the slots of this proc, and leave again when they have long had nothing to do.
 """
 
@@ -18,10 +19,11 @@ from typing import Any
 import structlog
 
 from kdcube.config.bundles import BundleEntry, BundleRegistry
-from kdcube.proc.bundles.content import content_version
 from kdcube.proc.bundles.host import BundleHost, BundleLoadError, HostLimits, OperationFailed, RunningTurn
 from kdcube.proc.bundles.jobs import BundleUnavailable, TurnJob, TurnSink
 from kdcube.proc.bundles.pulse import Pulse
+from kdcube.proc.bundles.sources.git_source import GitStore
+from kdcube.proc.bundles.sources.source import Code, FolderSource, Source, SourceError
 from kdcube.sdk.wire import User
 
 _log = structlog.get_logger("kdcube.bundle")
@@ -51,15 +53,16 @@ class BundleStatus:
 class _Served:
     """A bundle and its hosts."""
 
-    def __init__(self, entry: BundleEntry) -> None:
+    def __init__(self, entry: BundleEntry, source: Source) -> None:
         self.entry = entry
+        self.source = source
         self.hosts: list[BundleHost] = []
         """Loaded and not lost; all that take turns are of one version."""
         self.wanted = 1
         self.crashes = 0
         self.unavailable: str | None = "it is being loaded"
         self.broken_version: str | None = None
-        """What the files said when they last did not load."""
+        """Of the code that last did not load."""
         self.max_attempts = entry.max_attempts
         """What the code that was last loaded declares, or the entry; known also while a host that died is replaced."""
         self.version = ""
@@ -77,7 +80,7 @@ class HostPool:
 
     def __init__(
         self, registry: BundleRegistry, *, slots: int, group_size: int, run_dir: Path, limits: HostLimits,
-        clock: Callable[[], float], on_change: Callable[[], None],
+        clock: Callable[[], float], on_change: Callable[[], None], git: GitStore | None,
     ) -> None:  # fmt: skip
         self.slots = slots
         """May be changed: what runs goes on."""
@@ -87,7 +90,7 @@ class HostPool:
         self._clock = clock
         self._tell = on_change
         self._default = registry.default_bundle_id
-        self._served = {bundle_id: _Served(entry) for bundle_id, entry in registry.bundles.items()}
+        self._served = {bundle_id: _Served(entry, _source(entry, git)) for bundle_id, entry in registry.bundles.items()}
         self._all: set[BundleHost] = set()
         self.pulse = Pulse()
         """To be beaten twice a second or so while leases may be renewed; before the first beat hosts do not look."""
@@ -111,7 +114,7 @@ class HostPool:
         return room
 
     def version(self, bundle_id: str) -> str:
-        """Content hash of what a turn of this bundle would run now. Raises BundleUnavailable."""
+        """Content hash or commit of what a turn of this bundle would run now. Raises BundleUnavailable."""
         self._taking(bundle_id)
         return self._served[bundle_id].version
 
@@ -176,18 +179,18 @@ class HostPool:
         self._tell()
 
     async def reload(self, bundle_id: str) -> str:
-        """New turns run what the files say now; running ones finish on theirs. Returns the version.
+        """New turns run what the source says now; running ones finish on theirs. Returns the version.
 
         Raises BundleLoadError; then the old version goes on. Raises BundleUnavailable for an unknown bundle.
         """
         served = self._served.get(bundle_id)
         if served is None:
             raise BundleUnavailable(bundle_id, "it is not registered here")
-        await self._launch(served)
+        await self._launch(served, again=True)
         return served.version
 
     async def is_current(self, bundle_id: str) -> bool:
-        """Whether new turns run what the files say now."""
+        """Whether new turns run what the files say now; of a bundle that is fetched, what was fetched last."""
         served = self._served[bundle_id]
         return bool(served.taking) and await self._version(served) == served.version
 
@@ -206,8 +209,15 @@ class HostPool:
         ]
 
     async def load_all(self) -> None:
-        """Starts one host of each bundle. Raises the first BundleLoadError."""
-        await self._launch_all(list(self._served.values()))
+        """Starts one host of each bundle whose code is here. Raises the first BundleLoadError.
+
+        For the others ``keep`` does it: what has to be fetched keeps nobody waiting, and may come later.
+        """
+        for served in self._served.values():
+            if served.source.remote:
+                served.unavailable = "its code is being fetched"
+                served.wake.set()
+        await self._launch_all([served for served in self._served.values() if not served.source.remote])
 
     async def keep(self) -> None:
         """Keeps as many hosts as are wanted and watches them, until it is cancelled."""
@@ -260,50 +270,84 @@ class HostPool:
         """Waits until the files of a bundle that does not load have changed, or for a while."""
         for _ in range(math.ceil(RETRY_LOAD_S / _LOOK_S)):
             await asyncio.sleep(_LOOK_S)
-            if served.taking or await self._version(served) != served.broken_version:
+            if served.taking:
+                return
+            if not served.source.remote and await self._version(served) != served.broken_version:
                 return
 
     async def _launch_all(self, each: list[_Served]) -> None:
         """One host for each, side by side. Raises the first BundleLoadError, and then leaves off the others."""
+        # No TaskGroup: a cancellation that meets an error in it is lost, and the pool would not close.
+        launches = [asyncio.get_running_loop().create_task(self._launch(served)) for served in each]
         try:
-            async with asyncio.TaskGroup() as group:
-                for served in each:
-                    group.create_task(self._launch(served))
-        except* BundleLoadError as errors:
-            raise errors.exceptions[0] from None
+            await asyncio.gather(*launches)
+        finally:
+            for launch in launches:
+                launch.cancel()
+            await asyncio.gather(*launches, return_exceptions=True)
 
-    async def _launch(self, served: _Served) -> None:
-        """Adds a host with what the files say now; hosts of an older version retire. Raises BundleLoadError."""
+    async def _launch(self, served: _Served, *, again: bool = False) -> None:
+        """Adds a host with the bundle's code, or with what its source says now, ``again``. Hosts of an older version
+        retire. Raises BundleLoadError.
+        """
         self._launches += 1
         order = self._launches
-        version = await self._version(served)
+        code: Code | None = None
         try:
-            host = await BundleHost.launch(
-                served.entry, version, run_dir=self._run_dir, pulse_fd=self.pulse.fd, limits=self._limits,
-                clock=self._clock, on_change=lambda host: self._host_changed(served, host),
-            )  # fmt: skip
-        except BundleLoadError as error:
-            served.unavailable, served.broken_version = error.reason, version
+            code = await (served.source.latest() if again else served.source.current())
+            if again and served.source.remote and served.taking and code.version == served.version:
+                code.release()
+                return
+            host = await self._start(served, code)
+        except (SourceError, BundleLoadError) as error:
+            reason = error.reason if isinstance(error, BundleLoadError) else str(error)
+            served.unavailable, served.broken_version = reason, code and code.version
             self._tell()
-            raise
-        served.hosts.append(host)
+            before = None if code is None or served.taking else await self._before(served, code)
+            if before is None:
+                raise BundleLoadError(served.entry.id, reason) from error
+            _log.error("bundle_unavailable", bundle=served.entry.id, reason=reason, instead=before.version)
+            code, host = before, await self._start(served, before)
         self._all.add(host)
+        if order >= served.version_order:
+            await served.source.accepted(code)
+            if host.lost:
+                raise BundleLoadError(served.entry.id, "its process ended when it had loaded")
+        served.hosts.append(host)
         served.unavailable = None
         served.max_attempts = max(host.max_attempts, served.entry.max_attempts)
-        if version != served.version and order > served.version_order:
-            served.version, served.version_order = version, order
+        if code.version != served.version and order > served.version_order:
+            served.version, served.version_order = code.version, order
         for other in served.taking:
             if other.version != served.version:
                 other.retire(f"version {served.version} replaces it")
         served.wake.set()
         self._tell()
 
-    async def _version(self, served: _Served) -> str:
-        entry = served.entry
+    async def _start(self, served: _Served, code: Code) -> BundleHost:
         try:
-            return await asyncio.to_thread(content_version, entry.path or "", entry.module)
-        except OSError:  # loading it tells what is wrong
+            return await BundleHost.launch(
+                served.entry, code, run_dir=self._run_dir, pulse_fd=self.pulse.fd, limits=self._limits,
+                clock=self._clock, on_change=lambda host: self._host_changed(served, host),
+            )  # fmt: skip
+        except BaseException:
+            code.release()
+            raise
+
+    async def _before(self, served: _Served, code: Code) -> Code | None:
+        try:
+            return await served.source.before(code)
+        except SourceError as error:
+            _log.error("bundle_not_fetched", bundle=served.entry.id, reason=str(error))
+            return None
+
+    async def _version(self, served: _Served) -> str:
+        try:
+            code = await served.source.current()
+        except SourceError:
             return "unreadable"
+        code.release()
+        return code.version
 
     def _host_changed(self, served: _Served, host: BundleHost) -> None:
         if host.lost and host in served.hosts:
@@ -314,15 +358,25 @@ class HostPool:
             served.wake.set()
         if host.gone:
             self._all.discard(host)
+            host.code.release()
         self._tell()
+
+
+def _source(entry: BundleEntry, git: GitStore | None) -> Source:
+    if entry.path is not None or entry.git_url is None:
+        return FolderSource(entry)
+    if git is None:
+        raise BundleLoadError(entry.id, "it has git_url but no path, and this pool has no store for git")
+    return git.source(entry)
 
 
 @asynccontextmanager
 async def open_host_pool(
     registry: BundleRegistry, *, slots: int, group_size: int = 8, run_dir: Path, limits: HostLimits | None = None,
     clock: Callable[[], float] = time.monotonic, on_change: Callable[[], None] = lambda: None,
+    git: GitStore | None = None,
 ) -> AsyncGenerator[HostPool]:  # fmt: skip
-    """Starts one host of each bundle; kills all hosts at the end.
+    """Starts one host of each bundle; kills all hosts at the end. Bundles without a folder come from ``git``.
 
     ``slots``: turns that run here at once, over all bundles; ``group_size``: at most so many in one process.
     ``run_dir`` gets a private folder for each host. ``clock`` is monotonic, in seconds. ``on_change`` is called when
@@ -331,7 +385,7 @@ async def open_host_pool(
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - once, at start
     pool = HostPool(
         registry, slots=slots, group_size=group_size, run_dir=run_dir, limits=limits or HostLimits(), clock=clock,
-        on_change=on_change,
+        on_change=on_change, git=git,
     )  # fmt: skip
     try:
         await pool.load_all()
