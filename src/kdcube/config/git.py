@@ -144,14 +144,14 @@ class GitSettings:
         if not _USER.fullmatch(user):
             raise ConfigurationError("GIT_HTTP_USER", f"is {user!r}; give letters, digits, '.', '_' and '-'")
         settings = cls(
-            ssh_key=_file(environment, "GIT_SSH_KEY_PATH"),
-            ssh_known_hosts=_file(environment, "GIT_SSH_KNOWN_HOSTS"),
+            ssh_key=_file("GIT_SSH_KEY_PATH", environment.path("GIT_SSH_KEY_PATH")),
+            ssh_known_hosts=_file("GIT_SSH_KNOWN_HOSTS", environment.path("GIT_SSH_KNOWN_HOSTS")),
             http_token=token,
             http_user=user,
             allow_file=environment.flag("KDCUBE_GIT_ALLOW_FILE", False),
             timeout_s=environment.seconds("KDCUBE_GIT_TIMEOUT_SEC", 120.0, minimum=1, maximum=3_600),
             max_bytes=environment.integer("KDCUBE_GIT_MAX_BYTES", 1 << 30, minimum=1 << 20, maximum=1 << 40),
-            network={name: value for name in _NETWORK if (value := environment.optional(name)) is not None},
+            network=_network(environment),
         )
         for address in addresses:
             settings.check(address)
@@ -170,8 +170,23 @@ class GitSettings:
                     raise ConfigurationError(name, f"is not set; {address.url} needs {what}")
 
 
-def _file(environment: Environment, name: str) -> Path | None:
-    path = environment.path(name)
+def _network(environment: Environment) -> dict[str, str]:
+    given = {
+        "https_proxy": environment.optional("https_proxy"),
+        "HTTPS_PROXY": environment.optional("HTTPS_PROXY"),
+        "http_proxy": environment.optional("http_proxy"),
+        "all_proxy": environment.optional("all_proxy"),
+        "ALL_PROXY": environment.optional("ALL_PROXY"),
+        "no_proxy": environment.optional("no_proxy"),
+        "NO_PROXY": environment.optional("NO_PROXY"),
+        "GIT_SSL_CAINFO": environment.optional("GIT_SSL_CAINFO"),
+        "SSL_CERT_FILE": environment.optional("SSL_CERT_FILE"),
+        "SSL_CERT_DIR": environment.optional("SSL_CERT_DIR"),
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _file(name: str, path: Path | None) -> Path | None:
     if path is not None and not path.is_file():
         raise ConfigurationError(name, f"is {path}, which is no file")
     return None if path is None else path.absolute()

@@ -7,6 +7,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
+from kdcube.config.git import GIT_VARIABLES
+
 UNUSED_MAX = 40
 """Names that are listed; the others are counted."""
 
@@ -36,7 +38,7 @@ READERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys(("CORS_CONFIG", "KDCUBE_SESSION_SECRET"), ("ingress",)),
         **dict.fromkeys(("CHAT_PROCESSOR_PORT", "KDCUBE_SLOTS", "CHAT_TASK_TIMEOUT_SEC"), ("proc",)),
         **dict.fromkeys(("HEARTBEAT_INTERVAL", "PROC_CONTAINER_STOP_TIMEOUT_SEC", "ECS_AGENT_URI"), ("proc",)),
-        **dict.fromkeys(("KDCUBE_WATCH", "KDCUBE_DEBUG_BUNDLES"), ("proc",)),
+        **dict.fromkeys(("KDCUBE_WATCH", "KDCUBE_DEBUG_BUNDLES", *GIT_VARIABLES), ("proc",)),
         **dict.fromkeys(("PROXYLOGIN_ENCRYPTION_KEYS", "PROXYLOGIN_PUBLIC_URL"), _SERVING),
         **dict.fromkeys(("OIDC_CLIENT_SECRET", "OIDC_SCOPES", "PROXYLOGIN_RETURN_URL"), ("proxylogin",)),
         **dict.fromkeys(("PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_IDLE_SEC", "PROXYLOGIN_GRACE_SEC"), ("proxylogin",)),
@@ -49,7 +51,7 @@ READERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 _HERE = "GATEWAY_CONFIG_JSON says it"
 _REDIS = "REDIS_URL says where Valkey is, with the password"
-_FETCHED = "bundles are not fetched from git yet; they are where their path says"
+_FETCHED = "bundles without a path are fetched by git_url, and old versions removed by themselves"
 _SCANNING = "uploads are not scanned for viruses"
 _CODE = "there is no execution of code yet"
 _AWS = "nothing here calls AWS yet"
@@ -66,7 +68,6 @@ WITHOUT_MEANING: Mapping[str, str] = MappingProxyType(
         "PLATFORM_DESCRIPTORS_DIR": _HERE,
         **dict.fromkeys(("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_DB"), _REDIS),
         **dict.fromkeys(("BUNDLES_FORCE_ENV_ON_STARTUP",), "AGENTIC_BUNDLES_JSON is the only registry there is yet"),
-        **dict.fromkeys(("GIT_SSH_KEY_PATH", "GIT_SSH_KNOWN_HOSTS", "GIT_HTTP_TOKEN"), _FETCHED),
         **dict.fromkeys(("EXEC_WORKSPACE_ROOT", "KDCUBE_EXEC_ALLOW_WEAK"), _CODE),
         **dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SDK_LOAD_CONFIG", "AWS_PROFILE"), _AWS),
         **dict.fromkeys(("AWS_EC2_METADATA_DISABLED", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), _AWS),
