@@ -76,7 +76,7 @@ async def test_a_session_must_belong_to_the_caller(bench: Any) -> None:
     other = await bench.client()
     await profile(other)
     refused(await other.post("/sse/chat", json=body(), headers={"User-Session-ID": of_stranger}), 403)
-    for session_id in (of_alice, "nonsense", of_stranger[:-1] + "A"):
+    for session_id in (of_alice, "nonsense", of_stranger[:-1] + ("B" if of_stranger.endswith("A") else "A")):
         newcomer = await bench.client(**{"User-Session-ID": session_id})
         refused(await newcomer.post("/sse/chat", json=body()), 401)
     assert await bench.turns.unfinished() == []
