@@ -90,7 +90,9 @@ async def test_large_and_many_header_fields_are_refused(port: int) -> None:
 
 
 async def test_a_head_that_trickles_is_ended(port: int) -> None:
-    assert status(await answer(port, _REQUEST, then=b"X: 1\r\n")) == 408
+    raw = await answer(port, _REQUEST, then=b"X: 1\r\n")
+    assert not raw or status(raw) == 408  # what comes after the close may take the answer along
+    assert status(await answer(port, _REQUEST + b"X: 1\r\n")) == 408
     assert status(await answer(port)) == 408  # nothing at all
     kept = _REQUEST + b"\r\n"
     raw = await answer(port, kept, b"GET /hea", then=b"")  # the second request of a connection
@@ -102,10 +104,12 @@ async def test_a_body_that_trickles_is_ended_and_its_connection_closed(
 ) -> None:
     monkeypatch.setattr(reading, "GRACE_S", 0.3)
     head = _SEND + b"Content-Length: 900000\r\n\r\n"
-    raw = await answer(port, head, then=b" ")
+    raw = await answer(port, head, b'{"mess')
     assert status(raw) == 408 and b'"error":"too_slow"' in raw and b"connection: close" in raw
     chunked = head.replace(b"Content-Length: 900000", b"Transfer-Encoding: chunked")
-    assert status(await answer(port, chunked, then=b"1\r\n \r\n")) == 408
+    for trickle in ((head, b" "), (chunked, b"1\r\n \r\n")):
+        raw = await answer(port, trickle[0], then=trickle[1])
+        assert not raw or status(raw) == 408  # what comes after the close may take the answer along
 
 
 async def test_a_body_that_is_too_large_is_not_read(port: int) -> None:
