@@ -169,7 +169,7 @@ class RateLimits(Section):
     external: RateLimit = RateLimit(hourly=10_000, burst=300)
     """Users of another system, on whose behalf a program sends."""
     anonymous: RateLimit = RateLimit(hourly=2_000, burst=60)
-    """Whoever has not signed in, by session."""
+    """Whoever has not signed in."""
 
     def of(self, user_type: UserType) -> RateLimit:
         return getattr(self, user_type.value)
@@ -226,6 +226,8 @@ class Limits(Section):
     """Turns of one user that run at once; the others wait."""
     max_live_turns_per_user: Annotated[Whole, Field(ge=1, le=1_000_000)] = 100
     """Turns of one user that wait or run, steers included."""
+    max_anonymous_users_per_address: Annotated[Whole, Field(ge=0, le=1_000_000)] = 20
+    """Anonymous users of one address together have so many times the rates of one of them. 0: no limit."""
     max_queue_wait_seconds: Annotated[Whole, Field(ge=1, le=7 * 86_400)] = 3_600
     """A turn that waits longer ends as ``failed`` with ``queue_timeout``."""
     retention_days: Annotated[Whole, Field(ge=0, le=36_500)] = 0

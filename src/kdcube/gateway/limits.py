@@ -15,10 +15,6 @@ from kdcube.protocol.turns import UserType
 from kdcube.redis.admission import AdmissionLimits, ClassLimits
 from kdcube.redis.rates import Left, OverRate, Rates, Sender
 
-ADDRESS_SHARE = 5
-"""So many times the limits of one anonymous user hold for an address: for a household or an office, but however many
-cookies somebody collects."""
-
 WORDS: Mapping[str, str] = {
     "rate_limit_burst": "Too many messages at once.",
     "rate_limit_hourly": "Too many messages within an hour.",
@@ -83,7 +79,7 @@ def admission_limits(gateway: GatewayConfig) -> AdmissionLimits:
                 burst=rates.of(user_type).burst,
                 burst_window_s=rates.of(user_type).burst_window,
                 hourly=rates.of(user_type).hourly,
-                address_share=ADDRESS_SHARE,
+                address_share=gateway.limits.ingress.max_anonymous_users_per_address,
                 pressure_threshold=pressure.threshold(user_type),
             )
             for user_type in UserType
