@@ -14,7 +14,7 @@ import pytest
 from tests.chaos.conftest import Steps, running
 from tests.chaos.hands import crowd
 from tests.chaos.scene import Scene
-from tests.chaos.steps import STEPS
+from tests.chaos.steps import ELSEWHERE, STEPS
 from tests.chaos.ways import ORPHANS, REBUILD, WAYS, WORDS, Traveller, stage
 from tests.e2e.conftest import Stack
 
@@ -94,6 +94,9 @@ def ordered(choose: random.Random) -> Sequence[str]:
 
 def test_no_step_is_forgotten():
     assert {stage(name) for name in STEPS} == {*WAYS, *ORPHANS, REBUILD}
+    root = Path(__file__).parents[2]
+    for name, files in ELSEWHERE.items():
+        assert all(name in (root / file).read_text() for file in files), name
 
 
 async def test_a_reply_is_lost_at_every_step(travel, steps, choose):
