@@ -149,6 +149,7 @@ class EpochWatch:
         self._current: int | None = None
         self._changed = asyncio.Event()
         self._stale = asyncio.Event()
+        self._heard = 0
 
     @property
     def current(self) -> int:
@@ -198,6 +199,7 @@ class EpochWatch:
         if payload is None:
             self._stale.set()
         else:
+            self._heard += 1
             self._set(int(payload))
 
     def _set(self, epoch: int | None) -> None:
@@ -206,11 +208,13 @@ class EpochWatch:
             self._changed.set()
 
     async def _read(self) -> None:
+        heard = self._heard
         try:
             value = await self._connection.call("GET", self._keys.epoch)
-            self._set(int(value) if value else None)
         except (StoreUnavailable, ServerError):
-            self._set(None)
+            value = None
+        if heard == self._heard:  # else the answer may be older than what was heard on the other socket
+            self._set(int(value) if value else None)
 
     async def _refresh(self) -> None:
         while True:
