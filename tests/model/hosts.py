@@ -11,6 +11,7 @@ from typing import Any
 from kdcube.config.bundles import BundleEntry
 from kdcube.proc.bundles.host import BundleHost, HostLimits, RunningTurn
 from kdcube.proc.bundles.jobs import BundleUnavailable, TurnJob, TurnSink
+from kdcube.proc.bundles.sources.source import Code
 from kdcube.sdk import wire
 from kdcube.sdk.bundle import Bundle, BundleError
 from kdcube.sdk.running import TurnRun
@@ -163,7 +164,7 @@ class ModelPool:
         process = Process(lambda message: self._began(*self._job))
         limits = HostLimits(cancel_grace_s=GRACE_S, stop_grace_s=NEVER_S)
         entry = BundleEntry(id="trial@1", path="nowhere")
-        host: Any = BundleHost(entry, "v1", process, limits, lambda: 0.0, lambda _: self.on_change())  # type: ignore[arg-type]
+        host: Any = BundleHost(entry, Code("nowhere", "v1"), process, limits, lambda: 0.0, lambda _: self.on_change())  # type: ignore[arg-type]
         process.host = host
         host._channel.connection_made(process)
         process._send(wire.Loaded(1, []))

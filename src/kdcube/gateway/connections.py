@@ -1,4 +1,6 @@
-"""Connections whose requests are bounded before anybody looks at them: the head in size and time."""
+"""Connections whose requests are bounded before anybody looks at them: the head in size and time, and what still comes
+of a body that was answered before its end.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,11 @@ HEAD_MAX_FIELDS = 128
 HEAD_S = 20.0
 """From a connection, or the first byte of its next request, to the end of the head."""
 
+LINGER_S = 5.0
+"""A body that was answered before its end is received for so long, and thrown away: a connection that is closed while
+data comes takes the answer along."""
+LINGER_MAX_BYTES = 32 * 1024 * 1024
+
 _TOO_LARGE = (431, b"Request Header Fields Too Large")
 _TOO_SLOW = (408, b"Request Timeout")
 _BAD = (400, b"Bad Request")
@@ -26,6 +33,7 @@ class BoundedHttp(HttpToolsProtocol):
     """uvicorn's, for which a head may be of any size and take for ever."""
 
     head_s = HEAD_S
+    linger_s = LINGER_S
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -36,6 +44,8 @@ class BoundedHttp(HttpToolsProtocol):
         """In the fields that are complete."""
         self._head_timer: asyncio.TimerHandle | None = None
         self._refusal = _BAD
+        self._linger_timer: asyncio.TimerHandle | None = None
+        self._lingering_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
@@ -43,11 +53,17 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.unwatch()
+        self._unlinger()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._in_head:
             self._head_bytes += len(data)
+        if self._linger_timer is not None:
+            self._lingering_bytes += len(data)
+            if self._lingering_bytes > LINGER_MAX_BYTES:
+                self.transport.close()
+                return
         super().data_received(data)
         if self._in_head and self._head_bytes > HEAD_MAX_BYTES and not self.transport.is_closing():
             self._refusal = _TOO_LARGE  # a field that does not end is not told of by the parser
@@ -72,6 +88,21 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = False
         self.unwatch()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._unlinger()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.more_body and not self.transport.is_closing():
+            self._lingering_bytes = 0
+            self._linger_timer = self.loop.call_later(self.linger_s, self.transport.close)
+
+    def _unlinger(self) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
 
     def _grown(self, size: int) -> None:
         self._field_bytes += size

@@ -32,9 +32,6 @@ _HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
 
-_UNREAD = frozenset({408, 413})
-"""Of these the body was not read to its end: the connection is of no use any more."""
-
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
@@ -70,10 +67,7 @@ class Edge:
                 started = True
                 if traffic is not None:
                     traffic.answered(scope["method"], route_of_scope(scope), message["status"], perf_counter() - began)
-                headers = _all_headers(message["headers"], exchange)
-                if message["status"] in _UNREAD:
-                    headers.append((b"connection", b"close"))
-                message = {**message, "headers": headers}
+                message = {**message, "headers": _all_headers(message["headers"], exchange)}
             await send(message)
 
         with bound(request_id=exchange.request_id):
