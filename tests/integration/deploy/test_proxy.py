@@ -339,12 +339,11 @@ async def test_what_was_sent_is_repeated_only_where_that_is_harmless(open_front)
 
         front.other_ingress.answer = dies
         statuses = [(await front.nginx.get("/chatbot/api/x", method="POST"))[0] for _ in range(6)]
-        assert sorted(statuses) == [200] * 3 + [502] * 3
+        assert set(statuses) == {200, 502}  # each worker of nginx takes turns by itself
         assert len(front.sent) == 6
         assert [(await front.nginx.get("/chatbot/api/x"))[0] for _ in range(6)] == [200] * 6
-        answer = await front.nginx.get("/chatbot/api/x", method="POST")
-        if answer[0] != 502:
-            answer = await front.nginx.get("/chatbot/api/x", method="POST")
+        answers = [await front.nginx.get("/chatbot/api/x", method="POST") for _ in range(6)]
+        answer = next(answer for answer in answers if answer[0] == 502)
         assert (json_error(answer[2]), answer[1]["retry-after"]) == ("bad_gateway", "1")
 
 
