@@ -13,6 +13,7 @@ from typing import Any
 import asyncpg
 from bench.soak.system import PROCS, System
 
+from kdcube.config.sections import RedisSection
 from kdcube.protocol.errors import KDCubeError
 from kdcube.redis.connection import Connection
 from kdcube.redis.keys import Keys
@@ -23,12 +24,13 @@ KEYS = Keys("bench", "main")
 PREFIX = KEYS.channel_prefix.removesuffix("c:").encode()
 TTL_S = {
     "done": DONE_TTL_S, "log": LOG_TTL_S, "logmeta": LOG_TTL_S, "feed": 24 * 3600, "live": 24 * 3600, "rate": 3600,
+    "source": RedisSection().sse_stats_ttl_seconds,
 }  # fmt: skip
-"""Kinds of keys of which there is one for each turn, user or session, and how long they live after their last use."""
+"""Kinds of keys of which there is one for each turn, user, session or process, and how long they live after their last use."""
 _OF_TURNS = ("done", "log", "logmeta")
 THRIFT = 15
 """What a turn leaves lives so much shorter when memory is scarce."""
-FIXED = ("epoch", "server", "format", "schedule", "doorbell", "beats", "slots", "workers")
+FIXED = ("epoch", "server", "format", "schedule", "doorbell", "beats", "slots", "workers", "sources")
 """Kinds of which there is one key."""
 WORKING = (
     "turns", "envelopes", "queue", "parked", "held", "users", "conversations", "leases", "claims",
