@@ -101,7 +101,7 @@ async def test_sessions_do_not_multiply_a_limit(bench_with: Any) -> None:
 
 
 async def test_cookies_do_not_multiply_the_limit_of_an_address(bench_with: Any) -> None:
-    bench = await bench_with(**gateway(rate_limits=rates(burst=2)))
+    bench = await bench_with(**gateway(rate_limits=rates(burst=2), limits={"max_anonymous_users_per_address": 5}))
     client = await bench.client(address="9.9.9.9")
     answers = []
     for _ in range(15):
@@ -116,7 +116,8 @@ async def test_cookies_do_not_multiply_the_limit_of_an_address(bench_with: Any) 
 
 
 async def test_a_forged_address_does_not_help(bench_with: Any) -> None:
-    bench = await bench_with(**gateway(rate_limits=rates(burst=1)), KDCUBE_TRUSTED_PROXIES="10.0.0.0/8")
+    limits = gateway(rate_limits=rates(burst=1), limits={"max_anonymous_users_per_address": 5})
+    bench = await bench_with(**limits, KDCUBE_TRUSTED_PROXIES="10.0.0.0/8")
     direct, behind = await bench.client(address="9.9.9.9"), await bench.client(address="10.0.0.7")
     for client, forwarded, known in ((direct, "{n}.1.1.1", 5), (behind, "{n}.1.1.1, 9.9.9.7", 5)):
         answers = []
