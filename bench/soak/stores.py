@@ -26,7 +26,7 @@ TTL_S = {
     "done": DONE_TTL_S, "log": LOG_TTL_S, "logmeta": LOG_TTL_S, "feed": 24 * 3600, "live": 24 * 3600, "rate": 3600,
     "source": RedisSection().sse_stats_ttl_seconds, "addressrate": 3600, "opened": 120,
 }  # fmt: skip
-"""Kinds of keys of which there are many (of turns, users, addresses, processes), and how long they live after their last use."""
+"""Kinds of keys of which there are many, and how long they live after their last use."""
 _OF_TURNS = ("done", "log", "logmeta")
 THRIFT = 15
 """What a turn leaves lives so much shorter when memory is scarce."""
