@@ -25,10 +25,10 @@ from kdcube.gateway.probes import Check, Probes
 from kdcube.gateway.reporting import Reporting, watch_breaker, watch_stores
 from kdcube.gateway.routing import no_route, route
 from kdcube.gateway.traffic import Traffic
-from kdcube.ingress.accepting import Accepting
-from kdcube.ingress.cancelling import Cancelling
+from kdcube.gateway.turns.accepting import Accepting
+from kdcube.gateway.turns.cancelling import Cancelling
 from kdcube.ingress.erasure import Erasures
-from kdcube.ingress.messages import Composer
+from kdcube.gateway.turns.messages import Composer
 from kdcube.ingress.routes import openai_errors
 from kdcube.ingress.routes.admin.audit import AuditRoutes
 from kdcube.ingress.routes.admin.gateway_config import GatewayConfigRoutes

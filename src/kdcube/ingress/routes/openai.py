@@ -22,9 +22,9 @@ from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.limits import Limiter
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reading import read_json
-from kdcube.ingress.accepting import Accepting
-from kdcube.ingress.cancelling import Cancelling
-from kdcube.ingress.messages import Composer, may_use
+from kdcube.gateway.turns.accepting import Accepting
+from kdcube.gateway.turns.cancelling import Cancelling
+from kdcube.gateway.turns.messages import Composer, may_use
 from kdcube.ingress.routes.openai_errors import failure_response
 from kdcube.ingress.routes.openai_request import ChatCompletion, understand
 from kdcube.ingress.streams import Streams

@@ -16,7 +16,7 @@ from kdcube.gateway.caller import Caller
 from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.limits import Limiter
 from kdcube.gateway.live import LiveGateway
-from kdcube.ingress.messages import may_use
+from kdcube.gateway.turns.messages import may_use
 from kdcube.postgres.conversations import Conversations
 from kdcube.protocol.errors import StoreUnavailable
 

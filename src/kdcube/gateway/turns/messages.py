@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
@@ -11,11 +11,15 @@ from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Forbidden
 from kdcube.gateway.live import LiveGateway
-from kdcube.ingress.requests import ClientId
 from kdcube.postgres.records import StoredTurn
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.ids import check_client_id, conversation_id_for, turn_id_for
 from kdcube.protocol.turns import EarlierMessage, Policy, TurnEnvelope, UserType, content_hash
+
+ClientId: TypeAlias = Annotated[
+    str, msgspec.Meta(extra_json_schema={"pattern": "^[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}$"})
+]
+"""An id whose spelling ``check_client_id`` checks; here it is only described."""
 
 ROOT = "root"
 """``parent_turn_id`` of an edit of a conversation's first turn."""

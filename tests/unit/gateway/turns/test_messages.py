@@ -9,7 +9,7 @@ from kdcube.config.gateway import GatewayConfig
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Forbidden
 from kdcube.gateway.live import LiveGateway
-from kdcube.ingress.messages import Composer, Message, Origin
+from kdcube.gateway.turns.messages import Composer, Message, Origin
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.turns import Policy, TurnEnvelope, UserType
 
