@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from pydantic import SecretStr
-
-from kdcube.config.auth import AuthSettings, Cors, Network, read_session_secret, read_trusted_proxies
+from kdcube.config.callers import CallerSettings
 from kdcube.config.environment import Environment
-from kdcube.config.logins import LoginSettings
 from kdcube.config.service import ServiceSettings
 
 
@@ -18,14 +15,7 @@ class IngressSettings:
     """All of ingress. ``load(IngressSettings)``."""
 
     service: ServiceSettings
-    auth: AuthSettings
-    logins: LoginSettings | None
-    """Of proxylogin; None without it."""
-    session_secret: SecretStr
-    """Signs anonymous sessions; the same on all replicas."""
-    cors: Cors
-    trusted_proxies: tuple[Network, ...]
-    """Whose X-Forwarded-For is believed."""
+    callers: CallerSettings
     keepalive_s: float
     """Between the comments that keep an idle stream open."""
     stop_timeout_s: float
@@ -35,11 +25,7 @@ class IngressSettings:
     def read(cls, environment: Environment) -> Self:
         return cls(
             service=ServiceSettings.read(environment, component="ingress", port_name="CHAT_APP_PORT", port=8010),
-            auth=AuthSettings.read(environment),
-            logins=LoginSettings.read(environment),
-            session_secret=read_session_secret(environment),
-            cors=environment.document("CORS_CONFIG", Cors) or Cors(),
-            trusted_proxies=read_trusted_proxies(environment),
+            callers=CallerSettings.read(environment),
             keepalive_s=environment.seconds("KDCUBE_KEEPALIVE_SEC", 15.0, minimum=0.1, maximum=300),
             stop_timeout_s=environment.seconds("INGRESS_CONTAINER_STOP_TIMEOUT_SEC", 30.0, minimum=1, maximum=3_600),
         )

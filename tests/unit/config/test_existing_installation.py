@@ -39,7 +39,7 @@ def test_ingress():
     assert (service.port, service.log_level, service.storage_path) == (8010, "warning", "file:///kdcube-storage")
     assert service.database_url == "postgresql://kdcube:s3cret%20with%20space@db.internal:5432/kdcube"
     assert parse_endpoint(service.redis_url) == Endpoint("redis", password="p@ss")
-    auth, cors = settings.auth, settings.cors
+    auth, cors = settings.callers.auth, settings.callers.cors
     assert (auth.provider, auth.id_token_header) == (AuthProvider.SIMPLE, "X-ID-Token")
     assert (auth.token_cookie, auth.id_token_cookie) == ("__Secure-LATC", "__Secure-LITC")
     assert cors.allow_origins == ("http://localhost:5173", "https://chat.example.org")
