@@ -59,6 +59,4 @@ async def open_foundation(
         audit = Audit(database, *scope)
         configs = GatewayConfigs(database, audit, *scope)
         following = await enter(Following(live, configs, connection, subscriber, keys).following())
-        yield Foundation(
-            service, scope, keys, connection, subscriber, live, database, audit, configs, following
-        )
+        yield Foundation(service, scope, keys, connection, subscriber, live, database, audit, configs, following)

@@ -65,9 +65,7 @@ def collect_rarely(after_objects: int) -> None:
     gc.set_threshold(after_objects)
 
 
-def http_config(
-    app: ASGIApp, *, stop_timeout_s: float, http: type[asyncio.Protocol] = BoundedHttp
-) -> uvicorn.Config:
+def http_config(app: ASGIApp, *, stop_timeout_s: float, http: type[asyncio.Protocol] = BoundedHttp) -> uvicorn.Config:
     """How every service speaks HTTP. ``stop_timeout_s`` is from SIGTERM until the process is killed: half of it is for
     answers that are under way when it does not listen any more.
     """
