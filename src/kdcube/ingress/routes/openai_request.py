@@ -10,7 +10,8 @@ import msgspec
 
 from kdcube.config.gateway import Limits
 from kdcube.gateway.errors import BadRequest
-from kdcube.gateway.turns.messages import ClientId, Message
+from kdcube.ingress.messages import Message
+from kdcube.ingress.requests import ClientId
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.turns import EarlierMessage, Policy
 
