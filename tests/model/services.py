@@ -14,8 +14,8 @@ from tests.integration.redis.partition import NO_LIMITS
 from tests.model.actors import Actor, GatedConnection, GatedDatabase
 from tests.model.hosts import ModelPool, Run
 
-from kdcube.ingress.accepting import Accepting
-from kdcube.ingress.cancelling import Cancelling
+from kdcube.gateway.turns.accepting import Accepting
+from kdcube.gateway.turns.cancelling import Cancelling
 from kdcube.postgres.conversations import Conversations
 from kdcube.postgres.database import Database
 from kdcube.postgres.epochs import Epochs

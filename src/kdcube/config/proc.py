@@ -8,6 +8,7 @@ from typing import Self
 
 from pydantic import SecretStr
 
+from kdcube.config.callers import CallerSettings
 from kdcube.config.environment import Environment
 from kdcube.config.git import GitSettings
 from kdcube.config.service import ServiceSettings
@@ -36,6 +37,8 @@ class ProcSettings:
     """Bundles are reloaded when their files change."""
     debug_bundles: bool
     """Bundles run without limits of time, and ``breakpoint()`` in them waits for a debugger."""
+    callers: CallerSettings
+    """Who may call operations."""
     git: GitSettings
     """How bundles are fetched."""
     secrets: Mapping[str, SecretStr] = field(repr=False)
@@ -60,6 +63,7 @@ class ProcSettings:
             ecs_agent_uri=environment.optional("ECS_AGENT_URI"),
             watch_bundles=environment.flag("KDCUBE_WATCH", False),
             debug_bundles=environment.flag("KDCUBE_DEBUG_BUNDLES", False),
+            callers=CallerSettings.read(environment, opens_sessions=False),
             git=GitSettings.read(environment, service.bundles.fetched),
             secrets={name: value for name, value in granted.items() if value is not None},
         )

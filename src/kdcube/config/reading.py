@@ -13,11 +13,11 @@ _INGRESS, _PROC, _BOTH, _NOBODY = ("ingress",), ("proc",), ("ingress", "proc"), 
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "service_capacity": _PROC,
     "backpressure": _INGRESS,
-    "rate_limits": _INGRESS,
+    "rate_limits": _BOTH,
     "pools": _BOTH,
     "limits": _INGRESS,
     "redis": _BOTH,
-    **dict.fromkeys(PATTERN_LISTS, _INGRESS),
+    **dict.fromkeys(PATTERN_LISTS, _BOTH),
 }
 _FIELDS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("service_capacity", "processes_per_instance"): _NOBODY,
@@ -30,7 +30,8 @@ _FIELDS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("limits", "max_live_turns_per_user"): _PROC,
     ("limits", "max_queue_wait_seconds"): _PROC,
     ("limits", "retention_days"): _PROC,
-    ("limits", "max_integrations_ops_concurrency"): _NOBODY,
+    ("limits", "max_integrations_ops_concurrency"): _PROC,
+    ("limits", "max_public_operations_per_minute"): _PROC,
 }
 
 

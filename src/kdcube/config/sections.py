@@ -210,6 +210,8 @@ class Limits(Section):
     """Streams that one ingress process keeps open."""
     max_integrations_ops_concurrency: Annotated[Whole, Field(ge=1, le=100_000)] = 100
     """Operations of bundles that one proc process runs at once."""
+    max_public_operations_per_minute: Annotated[Whole, Field(ge=0, le=1_000_000)] = 120
+    """Calls of public operations in a minute by one address that has not signed in. 0: no limit."""
     max_body_bytes: Annotated[Whole, Field(ge=1024, le=64 * 1024 * 1024)] = 1024 * 1024
     """Body of a request."""
     max_text_chars: Annotated[Whole, Field(ge=1, le=1_000_000)] = 100_000

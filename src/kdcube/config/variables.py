@@ -13,7 +13,6 @@ UNUSED_MAX = 40
 """Names that are listed; the others are counted."""
 
 _BOTH = ("ingress", "proc")
-_SERVING = ("ingress", "proxylogin")
 _ALL = ("ingress", "proc", "proxylogin")
 _UP = ("kdcube up",)
 
@@ -24,23 +23,22 @@ READERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys(("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_SSL"), _ALL),
         **dict.fromkeys(("GATEWAY_CONFIG_JSON", "GATEWAY_COMPONENT", "GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP"), _ALL),
         **dict.fromkeys(("KDCUBE_HOME", "KDCUBE_STORAGE_PATH", "AGENTIC_BUNDLES_JSON", "AGENTIC_BUNDLES_ROOT"), _ALL),
-        "BUNDLES_FORCE_ENV_ON_STARTUP": _ALL,
-        **dict.fromkeys(("AUTH_PROVIDER", "IDP_DB_PATH", "KDCUBE_ANONYMOUS"), _SERVING),
-        **dict.fromkeys(("ID_TOKEN_HEADER_NAME", "AUTH_TOKEN_COOKIE_NAME", "ID_TOKEN_COOKIE_NAME"), _SERVING),
-        **dict.fromkeys(("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_AUDIENCE", "OIDC_ROLES_CLAIM"), _SERVING),
-        **dict.fromkeys(("OIDC_ALGORITHMS", "OIDC_CLOCK_SKEW_SEC", "COGNITO_REGION"), _SERVING),
-        **dict.fromkeys(("COGNITO_USER_POOL_ID", "COGNITO_APP_CLIENT_ID", "COGNITO_ISSUER"), _SERVING),
-        **dict.fromkeys(("COGNITO_SERVICE_CLIENT_ID", "KDCUBE_TRUSTED_PROXIES"), _SERVING),
-        **dict.fromkeys(("PROXYLOGIN_ENCRYPTION_KEYS", "PROXYLOGIN_PUBLIC_URL"), _SERVING),
+        **dict.fromkeys(("AUTH_PROVIDER", "IDP_DB_PATH", "KDCUBE_ANONYMOUS"), _ALL),
+        **dict.fromkeys(("ID_TOKEN_HEADER_NAME", "AUTH_TOKEN_COOKIE_NAME", "ID_TOKEN_COOKIE_NAME"), _ALL),
+        **dict.fromkeys(("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_AUDIENCE", "OIDC_ROLES_CLAIM"), _ALL),
+        **dict.fromkeys(("OIDC_ALGORITHMS", "OIDC_CLOCK_SKEW_SEC", "COGNITO_REGION"), _ALL),
+        **dict.fromkeys(("COGNITO_USER_POOL_ID", "COGNITO_APP_CLIENT_ID", "COGNITO_ISSUER"), _ALL),
+        **dict.fromkeys(("COGNITO_SERVICE_CLIENT_ID", "KDCUBE_TRUSTED_PROXIES"), _ALL),
+        **dict.fromkeys(("PROXYLOGIN_ENCRYPTION_KEYS", "PROXYLOGIN_PUBLIC_URL"), _ALL),
         **dict.fromkeys(("PROXYLOGIN_PORT", "PROXYLOGIN_RETURN_URL", "PROXYLOGIN_IDLE_SEC"), ("proxylogin",)),
         **dict.fromkeys(("PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_GRACE_SEC", "OIDC_SCOPES"), ("proxylogin",)),
         **dict.fromkeys(("PROXYLOGIN_STOP_TIMEOUT_SEC", "OIDC_CLIENT_SECRET"), ("proxylogin",)),
         **dict.fromkeys(("CHAT_APP_PORT", "KDCUBE_KEEPALIVE_SEC", "INGRESS_CONTAINER_STOP_TIMEOUT_SEC"), ("ingress",)),
-        **dict.fromkeys(("CORS_CONFIG", "KDCUBE_SESSION_SECRET"), ("ingress",)),
+        **dict.fromkeys(("CORS_CONFIG", "KDCUBE_SESSION_SECRET"), _BOTH),
         **dict.fromkeys(("CHAT_PROCESSOR_PORT", "KDCUBE_SLOTS", "CHAT_TASK_TIMEOUT_SEC"), ("proc",)),
         **dict.fromkeys(("HEARTBEAT_INTERVAL", "PROC_CONTAINER_STOP_TIMEOUT_SEC", "ECS_AGENT_URI"), ("proc",)),
         **dict.fromkeys(("KDCUBE_WATCH", "KDCUBE_DEBUG_BUNDLES", *GIT_VARIABLES), ("proc",)),
-        **dict.fromkeys(("PROXYLOGIN_ENCRYPTION_KEYS", "PROXYLOGIN_PUBLIC_URL"), _SERVING),
+        **dict.fromkeys(("PROXYLOGIN_ENCRYPTION_KEYS", "PROXYLOGIN_PUBLIC_URL"), _ALL),
         **dict.fromkeys(("OIDC_CLIENT_SECRET", "OIDC_SCOPES", "PROXYLOGIN_RETURN_URL"), ("proxylogin",)),
         **dict.fromkeys(("PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_IDLE_SEC", "PROXYLOGIN_GRACE_SEC"), ("proxylogin",)),
         **dict.fromkeys(("PROXYLOGIN_PORT", "PROXYLOGIN_STOP_TIMEOUT_SEC"), ("proxylogin",)),
@@ -68,6 +66,7 @@ WITHOUT_MEANING: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("GATEWAY_PRESET", "AVG_PROCESSING_TIME_SECONDS", "GATEWAY_YAML_PATH"), _HERE),
         "PLATFORM_DESCRIPTORS_DIR": _HERE,
         **dict.fromkeys(("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_DB"), _REDIS),
+        **dict.fromkeys(("BUNDLES_FORCE_ENV_ON_STARTUP",), "AGENTIC_BUNDLES_JSON is the only registry there is yet"),
         **dict.fromkeys(("EXEC_WORKSPACE_ROOT", "KDCUBE_EXEC_ALLOW_WEAK"), _CODE),
         **dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SDK_LOAD_CONFIG", "AWS_PROFILE"), _AWS),
         **dict.fromkeys(("AWS_EC2_METADATA_DISABLED", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), _AWS),

@@ -68,7 +68,7 @@ def patched(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, 
             shared = {key: value for key, value in cast("dict[str, Any]", change).items() if key not in COMPONENTS}
             own = cast("dict[str, Any]", section)
             base[name] = {key: _without(value, shared) if key in COMPONENTS else value for key, value in own.items()}
-    return merged(base, patch)
+    return _merged(base, patch)
 
 
 def _one_spelling(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,8 +83,7 @@ def _one_spelling(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def merged(base: Any, patch: Any) -> Any:
-    """``base`` with the JSON merge patch ``patch`` (RFC 7396): null removes."""
+def _merged(base: Any, patch: Any) -> Any:
     if not isinstance(patch, Mapping):
         return patch
     result = dict(cast("Mapping[str, Any]", base)) if isinstance(base, Mapping) else {}
@@ -92,7 +91,7 @@ def merged(base: Any, patch: Any) -> Any:
         if value is None:
             result.pop(name, None)
         else:
-            result[name] = merged(result.get(name), value)
+            result[name] = _merged(result.get(name), value)
     return result
 
 

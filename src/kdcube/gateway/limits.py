@@ -21,32 +21,43 @@ WORDS: Mapping[str, str] = {
 }
 
 
-class Limiter:
-    """Rates of callers. Messages are counted by admission, requests to guarded paths here."""
+MESSAGES = "/sse/chat"
+"""Where messages are sent: who may send them from elsewhere does so under the limits of this path."""
 
-    def __init__(self, rates: Rates, live: LiveGateway) -> None:
+
+class Limiter:
+    """Rates of callers. Messages are counted by admission, requests to guarded paths here, as ``component`` is told."""
+
+    def __init__(self, rates: Rates, live: LiveGateway, component: str = "ingress") -> None:
         self._rates = rates
         self._live = live
+        self._component = component
         self.admission: AdmissionLimits
+        self._requests: Mapping[UserType, ClassLimits]
         live.subscribe(self._take_over)
 
     def _take_over(self, config: GatewayConfig) -> None:
         self.admission = admission_limits(config)
+        self._requests = _class_limits(config, self._component)
 
     def sender(self, request: Request, caller: Caller) -> Sender:
         """How admission is to count a message that came with ``request``."""
-        return Sender(caller.address, not self._bypasses(request))
+        return Sender(caller.address, not self._bypasses(request.scope["path"], "ingress"))
+
+    def sender_of(self, caller: Caller) -> Sender:
+        """How admission is to count a message that a bundle sends for ``caller``: as one that they send themselves."""
+        return Sender(caller.address, not self._bypasses(MESSAGES, "ingress"))
 
     async def count(self, request: Request, caller: Caller) -> None:
         """Counts a request to a guarded path: one round trip, none for other paths.
 
         Raises RateLimited; StoreUnavailable when it cannot be counted.
         """
-        guarded = self._live.current.guarded_rest_patterns.ingress
-        if not guarded or not guarded.matches(request.scope["path"]) or self._bypasses(request):
+        path = request.scope["path"]
+        guarded = self._live.current.guarded_rest_patterns.of(self._component)
+        if not guarded or not guarded.matches(path) or self._bypasses(path, self._component):
             return
-        limit = self.admission.classes[caller.user_type]
-        outcome = await self._rates.charge(caller.user_id, limit, caller.address)
+        outcome = await self._rates.charge(caller.user_id, self._requests[caller.user_type], caller.address)
         if isinstance(outcome, OverRate):
             raise over_rate(outcome)
         exchange_of(request).left = outcome
@@ -55,9 +66,9 @@ class Limiter:
         """What the caller may still send, without changing it. Raises StoreUnavailable."""
         return await self._rates.left(caller.user_id, self.admission.classes[caller.user_type], caller.address)
 
-    def _bypasses(self, request: Request) -> bool:
-        bypassing = self._live.current.bypass_throttling_patterns.ingress
-        return bool(bypassing) and bypassing.matches(request.scope["path"])
+    def _bypasses(self, path: str, component: str) -> bool:
+        bypassing = self._live.current.bypass_throttling_patterns.of(component)
+        return bool(bypassing) and bypassing.matches(path)
 
 
 def over_rate(outcome: OverRate) -> RateLimited:
@@ -72,18 +83,9 @@ def over_rate(outcome: OverRate) -> RateLimited:
 
 def admission_limits(gateway: GatewayConfig) -> AdmissionLimits:
     """What the admission script enforces. Pressure is that of proc's capacity; rates are those of ingress."""
-    pressure, rates = gateway.backpressure.ingress, gateway.rate_limits.ingress
+    pressure = gateway.backpressure.ingress
     return AdmissionLimits(
-        classes={
-            user_type: ClassLimits(
-                burst=rates.of(user_type).burst,
-                burst_window_s=rates.of(user_type).burst_window,
-                hourly=rates.of(user_type).hourly,
-                address_share=gateway.limits.ingress.max_anonymous_users_per_address,
-                pressure_threshold=pressure.threshold(user_type),
-            )
-            for user_type in UserType
-        },
+        classes=_class_limits(gateway, "ingress"),
         hard_limit_threshold=pressure.hard_limit_threshold,
         capacity_buffer=pressure.capacity_buffer,
         queue_depth_multiplier=pressure.queue_depth_multiplier,
@@ -91,3 +93,17 @@ def admission_limits(gateway: GatewayConfig) -> AdmissionLimits:
         running_per_user=gateway.limits.proc.max_running_turns_per_user,
         live_per_user=gateway.limits.proc.max_live_turns_per_user,
     )
+
+
+def _class_limits(gateway: GatewayConfig, component: str) -> Mapping[UserType, ClassLimits]:
+    pressure, rates = gateway.backpressure.ingress, gateway.rate_limits.of(component)
+    return {
+        user_type: ClassLimits(
+            burst=rates.of(user_type).burst,
+            burst_window_s=rates.of(user_type).burst_window,
+            hourly=rates.of(user_type).hourly,
+            address_share=gateway.limits.ingress.max_anonymous_users_per_address,
+            pressure_threshold=pressure.threshold(user_type),
+        )
+        for user_type in UserType
+    }

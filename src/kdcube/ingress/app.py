@@ -10,31 +10,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdcube.config.gateway import GatewayConfig
 from kdcube.config.ingress import IngressSettings
-from kdcube.gateway.adopting import adopt_config
-from kdcube.gateway.applying import follow_config
-from kdcube.gateway.bundles.adopting import registered_bundles
-from kdcube.gateway.bundles.following import follow_bundles
-from kdcube.gateway.bundles.wanting import Wanting
-from kdcube.gateway.edge import Edge, allows_origin, with_cors
+from kdcube.gateway.edge import Edge, with_cors
 from kdcube.gateway.editing import Editing
-from kdcube.gateway.identity.addresses import Addresses, Openings
-from kdcube.gateway.identity.api_keys import ApiKeys
-from kdcube.gateway.identity.callers import Callers
-from kdcube.gateway.identity.logins import login_cookies
-from kdcube.gateway.identity.opening import open_authenticator
-from kdcube.gateway.identity.sessions import Sessions
-from kdcube.gateway.limits import Limiter
+from kdcube.gateway.foundation import open_foundation
+from kdcube.gateway.identity.knowing import open_callers
 from kdcube.gateway.probes import Check, Probes
 from kdcube.gateway.reporting import Reporting, watch_breaker, watch_stores
 from kdcube.gateway.routing import no_route, route
 from kdcube.gateway.traffic import Traffic
-from kdcube.ingress.accepting import Accepting
-from kdcube.ingress.cancelling import Cancelling
+from kdcube.gateway.turns.taking import open_taking
 from kdcube.ingress.erasure import Erasures
-from kdcube.ingress.messages import Composer
 from kdcube.ingress.routes import openai_errors
 from kdcube.ingress.routes.admin.audit import AuditRoutes
-from kdcube.ingress.routes.admin.bundles import BundleRoutes
 from kdcube.ingress.routes.admin.gateway_config import GatewayConfigRoutes
 from kdcube.ingress.routes.admin.monitoring import MonitoringRoutes
 from kdcube.ingress.routes.admin.routing import admin_routes
@@ -46,31 +33,17 @@ from kdcube.ingress.routes.document import DocumentRoutes
 from kdcube.ingress.routes.erasure import ErasureRoutes
 from kdcube.ingress.routes.openai import OpenAIRoutes
 from kdcube.ingress.routes.profile import ProfileRoutes
-from kdcube.ingress.routes.webhooks import WebhookRoutes
 from kdcube.ingress.streams import Streams, StreamSettings
 from kdcube.ingress.streams.logins import LoginWatch
-from kdcube.postgres.api_keys import StoredKeys
-from kdcube.postgres.audit import Audit
-from kdcube.postgres.conversations import Conversations
-from kdcube.postgres.database import Database, open_database
+from kdcube.postgres.database import Database
 from kdcube.postgres.erasing import Erasing
-from kdcube.postgres.gateway_configs import GatewayConfigs
-from kdcube.postgres.releases import Releases
 from kdcube.postgres.turns import Turns
-from kdcube.redis.admission import Admission
-from kdcube.redis.connection import Connection, open_connection
+from kdcube.redis.connection import Connection
 from kdcube.redis.epoch import EpochWatch, WorkingState
 from kdcube.redis.eventlog import EventLogs
 from kdcube.redis.feed import Feeds
-from kdcube.redis.keys import Keys
 from kdcube.redis.logins import LoginCache
-from kdcube.redis.queue import Queue
-from kdcube.redis.rates import Rates
-from kdcube.redis.revocations import Revocations
-from kdcube.redis.server import check_server
 from kdcube.redis.sources import Sources
-from kdcube.redis.subscriber import open_subscriber
-from kdcube.redis.workers import Workers
 from kdcube.telemetry.instruments import Instruments
 
 
@@ -100,43 +73,25 @@ class Ingress:
 async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
     """Connects to the stores and builds the application. Raises ConfigurationError, StoreUnavailable."""
     service = settings.service
-    name, scope = service.instance_id, (service.gateway.tenant, service.gateway.project)
-    keys = Keys(*scope)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        connection = await enter(open_connection(service.redis_url, name=name))
-        await check_server(connection)
+        foundation = await enter(open_foundation(service))
+        connection, subscriber, database = foundation.connection, foundation.subscriber, foundation.database
+        keys, scope, live, audit = foundation.keys, foundation.scope, foundation.live, foundation.audit
         await WorkingState(connection, keys).check_format()
-        subscriber = await enter(open_subscriber(service.redis_url, name=f"{name}-channels"))
-        live = await adopt_config(service)
-        pools = live.current.pools.ingress
-        database = await enter(
-            open_database(
-                service.database_url, min_size=pools.pg_pool_min_size, max_size=pools.pg_pool_max_size, name=name
-            )
-        )
         epochs = await enter(EpochWatch(connection, subscriber, keys).watching())
         turns = await enter(Turns(database, *scope))
-        conversations = Conversations(database, *scope)
-        audit = Audit(database, *scope)
-        configs = GatewayConfigs(database, audit, *scope)
-        following = await enter(follow_config(live, configs, connection, subscriber, keys).following())
-        releases = Releases(database, audit, *scope)
-        bundles = await registered_bundles(service, releases)
-        bundles_following = await enter(follow_bundles(bundles, releases, connection, subscriber, keys).following())
-        limiter = Limiter(Rates(connection, keys), live)
-        admission = Admission(connection, keys, limiter.admission)
-        queue = Queue(connection, keys)
-        feeds = Feeds(connection, keys)
-        cancelling = Cancelling(turns, conversations, queue, epochs)
-        accepting = await enter(Accepting(admission, queue, Workers(connection, keys), turns, epochs, cancelling))
-        composer = Composer(live, bundles)
+        knowing = await enter(open_callers(settings.callers, foundation))
+        callers, limiter = knowing.callers, knowing.limiter
+        taking = await enter(open_taking(foundation, limiter, turns, epochs, service.bundles))
+        composer, accepting, cancelling = taking.composer, taking.accepting, taking.cancelling
+        conversations, feeds = taking.conversations, Feeds(connection, keys)
         streams = await enter(
             Streams(
                 settings=StreamSettings(keepalive_s=settings.keepalive_s),
                 logs=EventLogs(connection, keys),
                 feeds=feeds,
-                queue=queue,
+                queue=taking.queue,
                 subscriber=subscriber,
                 epoch_watch=epochs,
                 turns=turns,
@@ -145,48 +100,27 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         )
 
         def enforce(config: GatewayConfig) -> None:
-            admission.limits = limiter.admission
-            queue.running_per_user = admission.limits.running_per_user
             streams.max_streams = config.limits.ingress.max_sse_connections_per_instance
 
         live.subscribe(enforce)
-        stored_keys = StoredKeys(database, audit, *scope)
-        revocations = Revocations(connection, subscriber, keys)
-        keys_known = await enter(ApiKeys(stored_keys, revocations).running())
         erasures = Erasures(
-            Erasing(database, *scope), cancelling, keys_known, revocations, LoginCache(connection, keys)
+            Erasing(database, *scope), cancelling, knowing.api_keys, knowing.revocations, LoginCache(connection, keys)
         )
-        logins = settings.logins and login_cookies(settings.logins, database, audit, connection, keys, scope)
-        if logins is not None:
-            await enter(LoginWatch(streams, logins.logins).watching())
-        authenticator = await enter(open_authenticator(settings.auth, keys_known))
-        callers = Callers(
-            settings.auth,
-            authenticator,
-            Sessions(settings.session_secret.get_secret_value(), *scope),
-            addresses=Addresses(settings.trusted_proxies),
-            openings=Openings(connection, keys),
-            limiter=limiter,
-            allows_origin=allows_origin(settings.cors),
-            logins=logins,
-        )
-        editing = Editing(live, configs, following, service)
+        if knowing.logins is not None:
+            await enter(LoginWatch(streams, knowing.logins.logins).watching())
+        editing = Editing(live, foundation.configs, foundation.following, service)
         sources = Sources(connection, keys)
         monitoring = MonitoringRoutes(callers, live, limiter, turns, sources, connection, keys)
-        wanting = Wanting(bundles, releases, bundles_following)
-        addresses = Addresses(settings.trusted_proxies)
-        webhooks = WebhookRoutes(bundles, releases, wanting, settings.webhook_secret, addresses)
         admin = admin_routes(
             GatewayConfigRoutes(callers, editing, live, audit, monitoring.instances),
-            BundleRoutes(callers, wanting, releases, bundles, audit, monitoring.instances),
             AuditRoutes(callers, audit),
             TurnRoutes(callers, turns, audit),
             monitoring,
         )
         probes = Probes(
             service="ingress",
-            instance=name,
-            report=lambda: {**live.report("ingress"), **bundles.report()},
+            instance=service.instance_id,
+            report=lambda: live.report("ingress"),
             checks=_checks(connection, database, epochs),
         )
         router = _router(
@@ -203,25 +137,24 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
                 limiter,
             ),
             ConversationRoutes(callers, conversations, turns, composer, accepting, cancelling, feeds, live, limiter),
-            ProfileRoutes(callers, conversations, live, limiter, bundles),
-            OpenAIRoutes(callers, composer, accepting, cancelling, streams, bundles, live, limiter),
+            ProfileRoutes(callers, conversations, live, limiter, service.bundles),
+            OpenAIRoutes(callers, composer, accepting, cancelling, streams, service.bundles, live, limiter),
             ErasureRoutes(callers, erasures),
-            ApiKeyRoutes(callers, stored_keys, keys_known, revocations),
+            ApiKeyRoutes(callers, knowing.stored_keys, knowing.api_keys, knowing.revocations),
             probes,
-            DocumentRoutes(live=live, bundles=bundles),
-            webhooks,
+            DocumentRoutes(live=live, bundle_ids=sorted(service.bundles.bundles)),
             admin,
         )
         instruments = Instruments()
         instruments.gauge("streams_open", lambda: streams.count)
         instruments.gauge("streams_cap", lambda: streams.max_streams)
         watch_stores(instruments, database, connection)
-        if authenticator.breaker is not None:
-            watch_breaker(instruments, "identity_provider", authenticator.breaker)
-        reporting = Reporting(sources, instruments, live, service, "ingress", about=bundles.report)
+        if knowing.authenticator.breaker is not None:
+            watch_breaker(instruments, "identity_provider", knowing.authenticator.breaker)
+        reporting = Reporting(sources, instruments, live, service, "ingress")
         await enter(reporting.reporting())
         edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error}, Traffic(instruments))
-        yield Ingress(with_cors(edge, settings.cors), probes, streams, reporting)
+        yield Ingress(with_cors(edge, settings.callers.cors), probes, streams, reporting)
 
 
 def _checks(connection: Connection, database: Database, epochs: EpochWatch) -> dict[str, Check]:
@@ -243,7 +176,6 @@ def _router(
     api_keys: ApiKeyRoutes,
     probes: Probes,
     document: DocumentRoutes,
-    webhooks: WebhookRoutes,
     admin: list[Route],
 ) -> Router:
     one = "/conversations/{conversation_id}"
@@ -275,7 +207,6 @@ def _router(
             route("/admin/api-keys", GET=api_keys.list_all, POST=api_keys.create_for_service),
             route("/admin/api-keys/{key_id}", DELETE=api_keys.revoke_any),
             *admin,
-            route("/webhooks/bundles/{bundle_id}", POST=webhooks.push),
             route("/health", GET=probes.health),
             route("/ready", GET=probes.ready),
             route("/openapi.json", GET=document.openapi),

@@ -6,7 +6,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from kdcube.gateway.identity.api_keys import ApiKeys
-from kdcube.ingress.cancelling import Cancelling, now_ms
+from kdcube.gateway.turns.cancelling import Cancelling, now_ms
 from kdcube.postgres.audit import Actor
 from kdcube.postgres.erasing import Erasing, Erasure
 from kdcube.protocol.errors import StoreUnavailable

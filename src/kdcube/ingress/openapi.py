@@ -10,7 +10,7 @@ import msgspec
 from kdcube.config.gateway import Limits
 from kdcube.gateway.edge import PREFIX
 from kdcube.gateway.rate_fields import NAMES as RATE_FIELDS
-from kdcube.ingress.messages import Send
+from kdcube.gateway.turns.messages import Send
 from kdcube.ingress.requests import (
     FEEDBACK_MAX_CHARS,
     REACTION_MAX_CHARS,

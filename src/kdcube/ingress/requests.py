@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
-
 import msgspec
 from starlette.requests import Request
 
 from kdcube.gateway.errors import NotFound
+from kdcube.gateway.turns.messages import ClientId
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.ids import check_client_id
 
 REACTION_MAX_CHARS = 32
 FEEDBACK_MAX_CHARS = 10_000
 REASON_MAX_CHARS = 500
-
-ClientId: TypeAlias = Annotated[
-    str, msgspec.Meta(extra_json_schema={"pattern": "^[A-Za-z0-9][A-Za-z0-9._:@+=-]{0,127}$"})
-]
-"""An id whose spelling ``check_client_id`` checks; here it is only described."""
 
 
 class Cancel(msgspec.Struct):

@@ -16,7 +16,6 @@ from kdcube.config.load import load
 from kdcube.config.proc import ProcSettings
 from kdcube.config.proxylogin import ProxyLoginSettings
 from kdcube.deploy.routes import Service
-from kdcube.local.administrator import keep_administrator
 from kdcube.local.bundles import assemble
 from kdcube.local.docs import DOCS_ID, docs_entry
 from kdcube.local.home import Home
@@ -97,7 +96,6 @@ class Stack:
         await supervisor.ready(_READY_LIMIT_S)
         await _check_valkey(redis_url)
         await migrate(database_url)
-        await keep_administrator(self.home, database_url, self.settings.gateway)
         shared = {
             "REDIS_URL": redis_url,
             "DATABASE_URL": database_url,

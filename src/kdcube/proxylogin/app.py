@@ -12,9 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdcube.config.auth import Cors
 from kdcube.config.proxylogin import CALLBACK_PATH, ProxyLoginSettings
-from kdcube.gateway.adopting import adopt_config
-from kdcube.gateway.applying import follow_config
 from kdcube.gateway.edge import Edge, with_cors
+from kdcube.gateway.foundation import open_foundation
 from kdcube.gateway.identity.addresses import Addresses, Allowance, Buckets
 from kdcube.gateway.identity.logins import LoginResolver
 from kdcube.gateway.identity.openid import open_openid
@@ -22,9 +21,6 @@ from kdcube.gateway.identity.opening import rules_of
 from kdcube.gateway.identity.sealing import Keyring
 from kdcube.gateway.probes import Probes
 from kdcube.gateway.routing import no_route, route
-from kdcube.postgres.audit import Audit
-from kdcube.postgres.database import open_database
-from kdcube.postgres.gateway_configs import GatewayConfigs
 from kdcube.postgres.logins import Logins
 from kdcube.proxylogin.attempts import Attempts
 from kdcube.proxylogin.keeping import Keeping
@@ -32,10 +28,7 @@ from kdcube.proxylogin.pages import failure
 from kdcube.proxylogin.provider import SignIns, open_http
 from kdcube.proxylogin.refreshing import Refresher
 from kdcube.proxylogin.routes import AuthRoutes
-from kdcube.redis.connection import open_connection
-from kdcube.redis.keys import Keys
 from kdcube.redis.logins import LoginCache
-from kdcube.redis.subscriber import open_subscriber
 
 SIGN_INS = Allowance(burst=200, per_s=5)
 """Of one address, behind which there may be a whole office in the morning; each sign-in takes two."""
@@ -64,21 +57,13 @@ async def open_proxylogin(
 ) -> AsyncGenerator[ProxyLogin]:
     """Connects to the stores and builds the application. Raises ConfigurationError, StoreUnavailable."""
     service = settings.service
-    name, scope = service.instance_id, (service.gateway.tenant, service.gateway.project)
     keyring = Keyring(settings.logins.keys)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        connection = await enter(open_connection(service.redis_url, name=name))
-        subscriber = await enter(open_subscriber(service.redis_url, name=f"{name}-channels"))
-        live = await adopt_config(service)
-        database = await enter(open_database(service.database_url, min_size=1, max_size=4, name=name))
-        audit = Audit(database, *scope)
-        logins = Logins(database, audit, *scope)
-        keys = Keys(*scope)
-        cache = LoginCache(connection, keys)
-        await enter(
-            follow_config(live, GatewayConfigs(database, audit, *scope), connection, subscriber, keys).following()
-        )
+        foundation = await enter(open_foundation(service, pool=(1, 4)))
+        connection, database, live = foundation.connection, foundation.database, foundation.live
+        logins = Logins(database, foundation.audit, *foundation.scope)
+        cache = LoginCache(connection, foundation.keys)
         provider = await enter(open_openid(settings.openid))
         sign_ins = SignIns(
             provider,
@@ -90,7 +75,7 @@ async def open_proxylogin(
             signed_out_url=settings.signed_out_url,
         )
         keeping = Keeping(keyring, idle_s=settings.idle_s, lifetime_s=settings.lifetime_s, grace_s=settings.grace_s)
-        refresher = Refresher(logins, cache, sign_ins, keeping, instance=name, clock=clock)
+        refresher = Refresher(logins, cache, sign_ins, keeping, instance=service.instance_id, clock=clock)
         running = asyncio.create_task(refresher.run(), name="proxylogin-refresher")
         stack.push_async_callback(_ended, running, refresher)
 
@@ -103,7 +88,7 @@ async def open_proxylogin(
 
         probes = Probes(
             service="proxylogin",
-            instance=name,
+            instance=service.instance_id,
             report=lambda: live.report("proxylogin"),
             checks={"valkey": valkey, "postgres": database.ping, "refresher": refreshing},
         )
@@ -114,7 +99,7 @@ async def open_proxylogin(
             logins,
             LoginResolver(logins, cache, keyring, clock=clock),
             refresher,
-            audit,
+            foundation.audit,
             site=settings.return_url,
             origins={settings.logins.public_url, settings.return_url},
             secure=settings.logins.secure,

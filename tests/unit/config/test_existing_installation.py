@@ -39,7 +39,7 @@ def test_ingress():
     assert (service.port, service.log_level, service.storage_path) == (8010, "warning", "file:///kdcube-storage")
     assert service.database_url == "postgresql://kdcube:s3cret%20with%20space@db.internal:5432/kdcube"
     assert parse_endpoint(service.redis_url) == Endpoint("redis", password="p@ss")
-    auth, cors = settings.auth, settings.cors
+    auth, cors = settings.callers.auth, settings.callers.cors
     assert (auth.provider, auth.id_token_header) == (AuthProvider.SIMPLE, "X-ID-Token")
     assert (auth.token_cookie, auth.id_token_cookie) == ("__Secure-LATC", "__Secure-LITC")
     assert cors.allow_origins == ("http://localhost:5173", "https://chat.example.org")
@@ -84,6 +84,7 @@ def test_what_means_nothing_here_is_told_once():
         "REDIS_PASSWORD: REDIS_URL says where Valkey is, with the password",
     ]
     assert [line.partition(": ")[0] for line in proc] == [
+        "BUNDLES_FORCE_ENV_ON_STARTUP",
         "BUNDLE_GIT_RESOLUTION_ENABLED",
         "EXEC_WORKSPACE_ROOT",
         "PY_CODE_EXEC_IMAGE",

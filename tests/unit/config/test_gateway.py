@@ -195,8 +195,8 @@ def test_many_errors_are_counted():
             "backpressure.worker.capacity_buffer: has no effect: only ingress reads it, and there it is 0.2",
         ),
         (
-            {"guarded_rest_patterns": {"proc": ["a"]}},
-            "guarded_rest_patterns.proc: has no effect: only ingress reads it, and there it is a list of 0",
+            {"limits": {"proc": {"max_page_items": 5}}},
+            "limits.proc.max_page_items: has no effect: only ingress reads it, and there it is 100",
         ),
         (
             {"circuit_breakers": {"auth_window_size": 1}},

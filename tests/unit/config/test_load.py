@@ -19,12 +19,13 @@ INGRESS = {**STORES, "KDCUBE_SESSION_SECRET": "hunter2" * 6}
 
 def test_the_defaults():
     ingress, proc = load(IngressSettings, INGRESS), load(ProcSettings, STORES)
+    auth = ingress.callers.auth
     assert (ingress.service.host, ingress.service.port, proc.service.port) == ("127.0.0.1", 8010, 8020)
-    assert (ingress.auth.provider, ingress.auth.anonymous) == (AuthProvider.NONE, True)
-    assert (ingress.auth.id_token_header, ingress.auth.token_cookie, ingress.auth.id_token_cookie) == (
+    assert (auth.provider, auth.anonymous) == (AuthProvider.NONE, True)
+    assert (auth.id_token_header, auth.token_cookie, auth.id_token_cookie) == (
         "X-ID-Token", "__Secure-LATC", "__Secure-LITC",
     )  # fmt: skip
-    assert (ingress.keepalive_s, ingress.cors.allow_origins) == (15, ())
+    assert (ingress.keepalive_s, ingress.callers.cors.allow_origins) == (15, ())
     assert (proc.slots, proc.turn_limit_s, proc.heartbeat_interval_s) == (16, 1800, 5)
     assert proc.drain_timeout_s < proc.stop_timeout_s == 120
     assert ingress.service.instance_id != proc.service.instance_id
@@ -53,7 +54,7 @@ def test_what_is_given():
 def test_secrets_stay_out_of_the_representation():
     ingress = load(IngressSettings, INGRESS)
     assert "hunter2" not in repr(ingress)
-    assert ingress.session_secret.get_secret_value() == INGRESS["KDCUBE_SESSION_SECRET"]
+    assert ingress.callers.session_secret.get_secret_value() == INGRESS["KDCUBE_SESSION_SECRET"]
 
 
 def test_the_database_put_together_of_its_parts():
@@ -119,7 +120,7 @@ def test_what_is_wrong_is_told_with_a_remedy_and_without_secrets(name, value, to
 def test_cors_takes_one_name_for_a_list():
     cors = load(
         IngressSettings, {**INGRESS, "CORS_CONFIG": '{"allow_origins": ["http://a"], "allow_methods": "*"}'}
-    ).cors
+    ).callers.cors
     assert (cors.allow_origins, cors.allow_methods) == (("http://a",), ("*",))
 
 

@@ -100,7 +100,7 @@ def test_each_service_reads_what_it_is_said_to(settings, service):
         ("GATWAY_CONFIG_JSON", "unknown; did you mean GATEWAY_CONFIG_JSON?"),
         ("HEARTBEAT_INTERVALL", "unknown; did you mean HEARTBEAT_INTERVAL?"),
         ("CHAT_APP_PORT", "ingress reads it"),
-        ("OIDC_ISSUER", "ingress and proxylogin read it"),
+        ("OIDC_CLIENT_SECRET", "proxylogin reads it"),
         ("POSTGRES_HOST", "it is not read, as other variables are set"),
         ("REDIS_PASSWORD", "REDIS_URL says where Valkey is, with the password"),
         ("TENANT_ID", "GATEWAY_CONFIG_JSON says it"),

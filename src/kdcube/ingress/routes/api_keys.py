@@ -21,7 +21,7 @@ from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.identity.key_text import ID_CHARS, new_key
 from kdcube.gateway.identity.scopes import Scope
 from kdcube.gateway.reading import read_json
-from kdcube.ingress.messages import RANK
+from kdcube.gateway.turns.messages import RANK
 from kdcube.ingress.views import iso
 from kdcube.postgres.api_keys import MAX_LIVE, MAX_PAGE, StoredKey, StoredKeys, TooMany
 from kdcube.protocol.errors import InvalidInput

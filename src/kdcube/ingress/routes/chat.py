@@ -17,9 +17,9 @@ from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.limits import Limiter
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reading import read_json, read_message
-from kdcube.ingress.accepting import Acceptance, Accepting
-from kdcube.ingress.cancelling import Cancelling
-from kdcube.ingress.messages import ROOT, Composer, Message, Origin, Send
+from kdcube.gateway.turns.accepting import Acceptance, Accepting
+from kdcube.gateway.turns.cancelling import Cancelling
+from kdcube.gateway.turns.messages import ROOT, Composer, Message, Origin, Send
 from kdcube.ingress.requests import Cancel, Status, path_id
 from kdcube.ingress.streams import Streams
 from kdcube.ingress.streams.response import EventStream

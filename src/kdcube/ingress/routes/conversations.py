@@ -19,9 +19,9 @@ from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.limits import Limiter
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reading import read_json
-from kdcube.ingress.accepting import Accepting
-from kdcube.ingress.cancelling import Cancelling, now_ms
-from kdcube.ingress.messages import Composer
+from kdcube.gateway.turns.accepting import Accepting
+from kdcube.gateway.turns.cancelling import Cancelling, now_ms
+from kdcube.gateway.turns.messages import Composer
 from kdcube.ingress.requests import FEEDBACK_MAX_CHARS, REACTION_MAX_CHARS, Feedback, Patch, path_id
 from kdcube.ingress.routes.chat import SMALL_BODY_BYTES, accepted
 from kdcube.ingress.views import EXPORTS, attachment, conversation_item, conversation_view

@@ -10,8 +10,7 @@ import msgspec
 
 from kdcube.config.gateway import Limits
 from kdcube.gateway.errors import BadRequest
-from kdcube.ingress.messages import Message
-from kdcube.ingress.requests import ClientId
+from kdcube.gateway.turns.messages import ClientId, Message
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.turns import EarlierMessage, Policy
 

@@ -14,7 +14,7 @@ from structlog.typing import FilteringBoundLogger
 
 from kdcube.gateway.errors import Conflict, NotFound, RateLimited, RequestError, Unavailable
 from kdcube.gateway.limits import WORDS
-from kdcube.ingress.cancelling import Cancelling
+from kdcube.gateway.turns.cancelling import Cancelling
 from kdcube.postgres.database import RowRejected
 from kdcube.postgres.records import Admission as Record
 from kdcube.postgres.records import Admitted as Committed

@@ -6,11 +6,10 @@ import pytest
 
 from kdcube.config.bundles import BundleRegistry
 from kdcube.config.gateway import GatewayConfig
-from kdcube.gateway.bundles.live import LiveBundles
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Forbidden
 from kdcube.gateway.live import LiveGateway
-from kdcube.ingress.messages import Composer, Message, Origin
+from kdcube.gateway.turns.messages import Composer, Message, Origin
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.turns import Policy, TurnEnvelope, UserType
 
@@ -25,9 +24,7 @@ ALICE = Caller("alice", UserType.REGISTERED, ("r",), "s1")
 
 
 def compose(message: Message, *, key: str | None = None, caller: Caller = ALICE, origin: Origin | None = None):
-    return Composer(LiveGateway(GATEWAY), LiveBundles.of(BUNDLES)).compose(
-        message, caller, key=key, request_id="r1", origin=origin
-    )
+    return Composer(LiveGateway(GATEWAY), BUNDLES).compose(message, caller, key=key, request_id="r1", origin=origin)
 
 
 def test_an_envelope_says_who_sent_what() -> None:
@@ -111,6 +108,4 @@ def test_a_bundle_may_ask_for_a_type_of_users() -> None:
 def test_without_a_default_a_bundle_must_be_named() -> None:
     bundles = BundleRegistry.model_validate({"bundles": {"a": {"path": "/a"}, "b": {"path": "/b"}}})
     with pytest.raises(InvalidInput, match="name a bundle: a, b"):
-        Composer(LiveGateway(GATEWAY), LiveBundles.of(bundles)).compose(
-            Message(text="x"), ALICE, key=None, request_id="r"
-        )
+        Composer(LiveGateway(GATEWAY), bundles).compose(Message(text="x"), ALICE, key=None, request_id="r")

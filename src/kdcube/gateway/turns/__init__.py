@@ -1,0 +1,1 @@
+"""From a message to an accepted turn, and cancels: for every service that takes messages."""
