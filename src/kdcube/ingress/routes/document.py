@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from kdcube.config.gateway import GatewayConfig
 from kdcube.gateway.live import LiveGateway
-from kdcube.ingress.openapi import openapi_document
+from kdcube.ingress.openapi.document import openapi_document
 
 
 class DocumentRoutes:

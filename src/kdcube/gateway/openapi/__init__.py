@@ -1,0 +1,1 @@
+"""OpenAPI documents: what services have in common in theirs."""
