@@ -34,7 +34,7 @@ from kdcube.ingress.routes.erasure import ErasureRoutes
 from kdcube.ingress.routes.openai import OpenAIRoutes
 from kdcube.ingress.routes.profile import ProfileRoutes
 from kdcube.ingress.streams import Streams, StreamSettings
-from kdcube.ingress.streams.logins import LoginWatch
+from kdcube.ingress.streams.proofs import ProofWatch
 from kdcube.postgres.database import Database
 from kdcube.postgres.erasing import Erasing
 from kdcube.postgres.turns import Turns
@@ -106,8 +106,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         erasures = Erasures(
             Erasing(database, *scope), cancelling, knowing.api_keys, knowing.revocations, LoginCache(connection, keys)
         )
-        if knowing.logins is not None:
-            await enter(LoginWatch(streams, knowing.logins.logins).watching())
+        await enter(ProofWatch(streams, knowing.logins and knowing.logins.logins, knowing.stored_keys).watching())
         editing = Editing(live, foundation.configs, foundation.following, service)
         sources = Sources(connection, keys)
         monitoring = MonitoringRoutes(callers, live, limiter, turns, sources, connection, keys)
@@ -200,11 +199,17 @@ def _router(
             route("/v1/chat/completions", POST=openai.complete),
             route("/me", DELETE=erasure.erase_me),
             route("/me/erasures/{erasure_id}", GET=erasure.my_erasure),
+            route("/admin/users", DELETE=erasure.erase_named),
             route("/admin/users/{user_id:path}", DELETE=erasure.erase_user),
             route("/admin/erasures/{erasure_id}", GET=erasure.erasure),
             route("/api-keys", GET=api_keys.list, POST=api_keys.create),
             route("/api-keys/{key_id}", DELETE=api_keys.revoke),
-            route("/admin/api-keys", GET=api_keys.list_all, POST=api_keys.create_for_service),
+            route(
+                "/admin/api-keys",
+                GET=api_keys.list_all,
+                POST=api_keys.create_for_service,
+                DELETE=api_keys.revoke_all_of,
+            ),
             route("/admin/api-keys/{key_id}", DELETE=api_keys.revoke_any),
             *admin,
             route("/health", GET=probes.health),

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from kdcube.gateway.errors import NotFound
 from kdcube.gateway.turns.messages import ClientId
 from kdcube.protocol.errors import InvalidInput
-from kdcube.protocol.ids import check_client_id
+from kdcube.protocol.ids import check_client_id, check_user_id
 
 REACTION_MAX_CHARS = 32
 FEEDBACK_MAX_CHARS = 10_000
@@ -50,3 +50,13 @@ def path_id(request: Request, name: str) -> str:
         return check_client_id(name, request.path_params[name])
     except InvalidInput:
         raise NotFound from None
+
+
+def only_user_id(request: Request) -> str:
+    """The user that the query names as ``user_id``: there any id can be written, also one with a slash in it. Raises
+    InvalidInput.
+    """
+    given = request.query_params.getlist("user_id")
+    if len(given) != 1:
+        raise InvalidInput("user_id", "give the id of one user as ?user_id=")
+    return check_user_id("user_id", given[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kdcube.postgres.audit import Actor, Audit
@@ -131,6 +131,25 @@ class StoredKeys:
             return True
 
         return await self._database.transact(work)
+
+    async def revoke_all(self, user_id: str, actor: Actor, now_ms: int) -> Sequence[str]:
+        """Ends all keys that act as the user, each with its audit entry; their ids. None is fine."""
+
+        async def work(fetch: Fetch) -> Sequence[str]:
+            owner = storable(user_id)
+            await fetch(self._sql["lock_owner"], *self._scope, owner)  # none is being made meanwhile
+            rows = await fetch(self._sql["revoke_keys_of"], *self._scope, owner, now_ms, storable(actor.id))
+            for row in rows:
+                details = {"name": row["name"], "acts_as": user_id}
+                await self._audit.record(actor, "api_key.revoked", row["key_id"], details, within=fetch)
+            return [row["key_id"] for row in rows]
+
+        return await self._database.transact(work)
+
+    async def alive(self, key_ids: Collection[str], now_ms: int) -> set[str]:
+        """Those of them that are neither revoked nor expired."""
+        rows = await self._database.fetch(self._sql["live_keys"], *self._scope, list(key_ids), now_ms)
+        return {row["key_id"] for row in rows}
 
     async def note_used(self, used: Mapping[str, int]) -> None:
         """When keys were used last, in Unix milliseconds, by id."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from kdcube.gateway.identity.api_keys import KEPT_S, ApiKeys
 from kdcube.gateway.identity.key_text import new_key, parse_key
 from kdcube.gateway.identity.scopes import PUBLIC, Scope, scopes_for
 from kdcube.ingress.routes.api_keys import DAYS_MAX
+from kdcube.ingress.streams.proofs import ProofWatch
 from kdcube.postgres.api_keys import MAX_LIVE, StoredKeys
 from kdcube.postgres.audit import Audit
 from kdcube.postgres.database import open_database
@@ -328,3 +330,65 @@ async def test_no_provider_can_name_a_service(bench_with: Any, tmp_path: Path) -
     bench = await bench_with(IDP_DB_PATH=str(users))
     refused(await (await bench.client("one")).get("/profile"), 401, "invalid_token")
     assert (await (await bench.client("other")).get("/profile")).json()["user_id"] == "services"
+
+
+async def test_a_stream_ends_with_its_key(bench: Any, database_url: str) -> None:
+    alice = await bench.client("alice-token")
+    keys = [await made(alice, scopes=["read"]) for _ in range(2)]
+    streams = bench.ingress._streams
+    async with open_database(database_url, name="test") as database:
+        watch = ProofWatch(streams, None, StoredKeys(database, Audit(database, *SCOPE), *SCOPE))
+        readers = [asyncio.create_task(read(await bench.client(new["key"]))) for new in keys]
+        while streams.count < 2:
+            await asyncio.sleep(0)
+        await watch.look()
+        assert streams.api_keys == {new["api_key"]["id"] for new in keys}
+        for new, reader in zip(keys, readers, strict=True):
+            assert not reader.done()
+            await alice.delete(f"/api-keys/{new['api_key']['id']}")
+            await watch.look()
+            await reader
+    assert streams.count == 0
+
+
+async def read(client: Any) -> None:
+    """Until it is cut, which this transport takes for an error."""
+    with suppress(AssertionError):
+        await client.get("/sse/stream")
+
+
+async def test_a_key_keeps_the_roles_of_its_making_until_all_of_a_user_are_revoked(
+    bench_with: Any, tmp_path: Path
+) -> None:
+    """What the provider takes from its owner it keeps: see decision 0018. One request ends them all."""
+    paid = {"sub": "carla", "roles": ["kdcube:role:paid"]}
+    users = tmp_path / "users.json"
+    users.write_text(
+        json.dumps(
+            {
+                "then": paid,
+                "now": {"sub": "carla", "roles": []},
+                "dora-token": {"sub": "dora", "roles": []},
+                "root-token": {"sub": "root", "roles": ["kdcube:role:admin"]},
+            }
+        )
+    )
+    bench = await bench_with(IDP_DB_PATH=str(users))
+    then, now, root, dora = [await bench.client(token) for token in ("then", "now", "root-token", "dora-token")]
+    first, second, others = await made(then), await made(now), await made(dora)
+    program = await bench.client(first["key"])
+    assert (await now.get("/profile")).json()["user_type"] == "registered"
+    assert (await program.get("/profile")).json()["user_type"] == "paid"
+    (shown,) = [item for item in await listed(root, "/admin/api-keys", user_id="carla") if item["roles"]]
+    assert (shown["id"], shown["user_type"]) == (first["api_key"]["id"], "paid")
+
+    for query in ({}, {"user_id": ""}, {"user_id": ["carla", "dora"]}):
+        refused(await root.delete("/admin/api-keys", params=query), 400, "invalid_input")
+    refused(await now.delete("/admin/api-keys", params={"user_id": "dora"}), 403, "not_administrator")
+    told = (await root.delete("/admin/api-keys", params={"user_id": "carla"})).json()
+    assert sorted(told["ids"]) == sorted(new["api_key"]["id"] for new in (first, second))
+    refused(await program.get("/profile"), 401, "invalid_token")
+    assert (await (await bench.client(others["key"])).get("/profile")).status_code == 200
+    assert (await root.delete("/admin/api-keys", params={"user_id": "carla"})).json()["ids"] == []
+    acts = (await root.get("/admin/audit", params={"act": "api_key.revoked"})).json()["items"]
+    assert sorted(act["subject"] for act in acts) == sorted(told["ids"])

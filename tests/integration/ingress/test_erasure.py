@@ -61,6 +61,11 @@ async def test_administrators_and_nobody_else(bench):
         ("root", "alice")
     ]
     assert (await root.delete("/admin/users/auth0%7Cnobody%2Fknown")).json()["user_id"] == "auth0|nobody/known"
+    odd = "a/b%2F;c?d#e é"
+    assert (await root.delete("/admin/users", params={"user_id": odd})).json()["user_id"] == odd
+    for query in ({}, {"user_id": ["a", "b"]}, {"user_id": "a\n"}):
+        assert (await root.delete("/admin/users", params=query)).status_code == 400
+    assert (await alice.delete("/admin/users", params={"user_id": "bob"})).status_code == 403
 
 
 async def test_an_anonymous_user(bench):

@@ -15,7 +15,8 @@ from tests.integration.ingress.asking import body, refused
 from kdcube.gateway.identity.authenticator import Identity
 from kdcube.gateway.identity.logins import LoginResolver, encode_claims, hash_of, new_cookie, seal_claims
 from kdcube.gateway.identity.sealing import Keyring
-from kdcube.ingress.streams.logins import LoginWatch
+from kdcube.ingress.streams.proofs import ProofWatch
+from kdcube.postgres.api_keys import StoredKeys
 from kdcube.postgres.audit import Actor, Audit
 from kdcube.postgres.database import open_database
 from kdcube.postgres.logins import Logins, NewLogin
@@ -35,8 +36,9 @@ ACTOR = Actor("test")
 class SignedIn:
     """Logins as proxylogin writes them."""
 
-    def __init__(self, logins: Logins, cache: LoginCache) -> None:
+    def __init__(self, logins: Logins, keys: StoredKeys, cache: LoginCache) -> None:
         self.logins = logins
+        self.keys = keys
         self.cache = cache
         self.ring = Keyring([KEY])
 
@@ -77,7 +79,9 @@ class SignedIn:
 @pytest.fixture
 async def signed_in(valkey_url: str, database_url: str) -> Any:
     async with open_database(database_url, name="test") as database, open_connection(valkey_url, name="test") as valkey:
-        yield SignedIn(Logins(database, Audit(database, *SCOPE), *SCOPE), LoginCache(valkey, Keys(*SCOPE)))
+        audit = Audit(database, *SCOPE)
+        stored = Logins(database, audit, *SCOPE), StoredKeys(database, audit, *SCOPE)
+        yield SignedIn(*stored, LoginCache(valkey, Keys(*SCOPE)))
 
 
 @pytest.fixture
@@ -168,7 +172,7 @@ async def test_without_proxylogin_the_cookie_means_nothing(bench: Any, signed_in
 async def test_a_stream_ends_with_its_login(site: Any, signed_in: SignedIn) -> None:
     """Whoever has opened one with a stolen cookie does not read on."""
     streams = site.ingress._streams
-    watch = LoginWatch(streams, signed_in.logins)
+    watch = ProofWatch(streams, signed_in.logins, signed_in.keys)
     mine, others = await signed_in.open(), await signed_in.open("dora")
     readers = [asyncio.create_task(read(site, cookie)) for cookie in (mine, others)]
     while streams.count < 2:
@@ -198,3 +202,34 @@ async def test_somebody_elses_session_is_refused(site: Any, signed_in: SignedIn)
     session = (await client.get("/profile", headers=with_cookie(dora))).json()["session_id"]
     answer = await client.get("/profile", headers={**with_cookie(carla), "User-Session-ID": session})
     refused(answer, 403, "foreign_session")
+
+
+async def test_a_completion_ends_with_its_login(site: Any, signed_in: SignedIn) -> None:
+    streams = site.ingress._streams
+    watch = ProofWatch(streams, signed_in.logins, signed_in.keys)
+    cookie = await signed_in.open()
+    client = await site.client()
+    whole, stream = (asyncio.create_task(complete(client, cookie, streamed)) for streamed in (False, True))
+    while streams.count < 2:
+        await asyncio.sleep(0)
+    await watch.look()
+    assert streams.count == 2
+    await signed_in.end(cookie)
+    await watch.look()
+    answer = await whole
+    assert answer is not None and (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_token")
+    assert await stream is None  # cut: what had come is not taken for the whole
+    assert len(await site.turns.unfinished()) == 2  # the turns go on
+
+
+async def complete(client: Any, cookie: str, stream: bool) -> Any:
+    """None when the answer was cut."""
+    asked = {"model": "echo", "messages": [{"role": "user", "content": "hello"}], "stream": stream}
+    with suppress(AssertionError):  # of the transport, which wants an answer to have an end
+        return await client.post("/v1/chat/completions", json=asked, headers=with_cookie(cookie))
+
+
+async def test_a_look_at_a_stream_leaves_nothing_behind(site: Any, signed_in: SignedIn) -> None:
+    client, cookie = await site.client(), await signed_in.open()
+    assert (await client.head("/sse/stream", headers=with_cookie(cookie))).status_code == 200
+    assert site.ingress._streams.logins == set() and site.ingress._streams.count == 0

@@ -22,6 +22,7 @@ from kdcube.gateway.identity.key_text import ID_CHARS, new_key
 from kdcube.gateway.identity.scopes import Scope
 from kdcube.gateway.reading import read_json
 from kdcube.gateway.turns.messages import RANK
+from kdcube.ingress.requests import only_user_id
 from kdcube.ingress.views import iso
 from kdcube.postgres.api_keys import MAX_LIVE, MAX_PAGE, StoredKey, StoredKeys, TooMany
 from kdcube.protocol.errors import InvalidInput
@@ -123,7 +124,7 @@ class ApiKeyRoutes:
         if Scope.ADMIN in scopes and acts_as.user_type is not UserType.PRIVILEGED:
             raise Forbidden("The scope admin is for keys of administrators.", error="scope_not_allowed", field="scopes")
         text, parts = new_key()
-        now_ms = int(self._clock() * 1000)
+        now_ms = self._now_ms()
         key = StoredKey(
             key_id=parts.key_id,
             secret_hash=parts.secret_hash,
@@ -164,14 +165,30 @@ class ApiKeyRoutes:
     async def revoke_any(self, request: Request) -> Response:
         return await self._revoke(request, await self._callers.administrator(request), None)
 
+    async def revoke_all_of(self, request: Request) -> Response:
+        """All keys of one user at once, such as of one who has lost a role or left."""
+        caller = await self._callers.administrator(request)
+        user_id = only_user_id(request)
+        ended = await self._stored.revoke_all(user_id, self._callers.actor(request, caller), self._now_ms())
+        for key_id in ended:
+            await self._told(key_id)
+        return json_response({"status": "revoked", "ids": ended})
+
     async def _revoke(self, request: Request, caller: Caller, of_user: str | None) -> Response:
         key_id: str = request.path_params["key_id"]
-        actor, now_ms = self._callers.actor(request, caller), int(self._clock() * 1000)
+        actor, now_ms = self._callers.actor(request, caller), self._now_ms()
         if not _KEY_ID.fullmatch(key_id) or not await self._stored.revoke(key_id, actor, now_ms, of_user=of_user):
             raise NotFound("There is no such key.", error="api_key_not_found")
+        await self._told(key_id)
+        return json_response({"status": "revoked", "id": key_id})
+
+    async def _told(self, key_id: str) -> None:
+        """Every process that can hear it: nobody believes the key any more."""
         self._keys.forget(key_id)
         await self._revocations.announce(key_id)
-        return json_response({"status": "revoked", "id": key_id})
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
 
     async def _person(self, request: Request) -> Caller:
         caller = await self._callers.identify(request)

@@ -1,4 +1,6 @@
-"""``DELETE /me`` and ``DELETE /admin/users/{user_id}``: all data of a user, and the receipts of that."""
+"""``DELETE /me``, ``DELETE /admin/users/{user_id}`` and ``DELETE /admin/users?user_id=``: all data of a user, and the
+receipts of that.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from kdcube.gateway.answers import json_response
 from kdcube.gateway.errors import NotFound
 from kdcube.gateway.identity.callers import Callers
 from kdcube.ingress.erasure import Erasures
-from kdcube.ingress.requests import path_id
+from kdcube.ingress.requests import only_user_id, path_id
 from kdcube.ingress.views import iso
 from kdcube.postgres.erasing import Erasure
 from kdcube.protocol.errors import InvalidInput
@@ -37,6 +39,12 @@ class ErasureRoutes:
             user_id = check_user_id("user_id", request.path_params["user_id"])
         except InvalidInput:
             raise NotFound from None
+        return _accepted(await self._erasures.request(user_id, self._callers.actor(request, caller)))
+
+    async def erase_named(self, request: Request) -> Response:
+        """As ``erase_user``, by the query: for ids that proxies pass in no path."""
+        caller = await self._callers.administrator(request)
+        user_id = only_user_id(request)
         return _accepted(await self._erasures.request(user_id, self._callers.actor(request, caller)))
 
     async def erasure(self, request: Request) -> Response:

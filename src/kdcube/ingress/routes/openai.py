@@ -16,7 +16,7 @@ from structlog.typing import FilteringBoundLogger
 from kdcube.config.bundles import BundleRegistry
 from kdcube.gateway.answers import json_response
 from kdcube.gateway.caller import Caller
-from kdcube.gateway.errors import NotFound, Unavailable
+from kdcube.gateway.errors import NotFound, Unauthorised, Unavailable
 from kdcube.gateway.exchange import exchange_of, request_id_of
 from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.limits import Limiter
@@ -104,7 +104,7 @@ class OpenAIRoutes:
             whole=not body.stream,
             include_usage=bool(body.stream_options and body.stream_options.include_usage),
         )
-        stream = self._streams.completion_stream(acceptance.turn_id, completion)
+        stream = self._streams.completion_stream(acceptance.turn_id, completion, caller)
 
         async def cancel() -> None:
             await self._cancel(caller.user_id, acceptance.turn_id)
@@ -171,6 +171,10 @@ class _Whole(_Streamed):
         if not await self.follow(scope, receive, _nowhere):
             return
         completion = self._completion
+        if not completion.ended and self._stream.was_cut:
+            raise Unauthorised(
+                "What this was asked with is not valid any more; the turn goes on.", error="invalid_token"
+            )
         if not completion.ended:
             raise Unavailable(
                 "This process is being replaced; the turn goes on. Ask again with the same Idempotency-Key.",

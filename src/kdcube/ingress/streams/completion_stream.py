@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kdcube.ingress.streams.hub import LogHub
-from kdcube.ingress.streams.projection.openai import Completion, LogLines
-from kdcube.ingress.streams.settings import Clock, StreamSettings
-from kdcube.ingress.streams.track import Place, Track
-
-_LINES = LogLines()
+from kdcube.ingress.streams.projection.openai import Completion
+from kdcube.ingress.streams.turn_stream import TurnStream
 
 
 class CompletionStream:
-    """The source of a completion's chunks. It cannot be resumed: it always begins at the log's beginning."""
+    """The source of a completion's chunks, made of the lines of ``turn``. It cannot be resumed: ``turn`` begins at the
+    log's beginning.
+    """
 
-    def __init__(
-        self, hub: LogHub, turn_id: str, completion: Completion, *, settings: StreamSettings, clock: Clock
-    ) -> None:
-        self._hub = hub
-        self._turn_id = turn_id
+    def __init__(self, turn: TurnStream, completion: Completion) -> None:
+        self._turn = turn
         self._completion = completion
-        self._settings = settings
-        self._clock = clock
-        self._track: Track | None = None
-        self._wake: Callable[[], None] = lambda: None
 
     @property
     def ended(self) -> bool:
@@ -32,39 +23,24 @@ class CompletionStream:
 
     @property
     def more(self) -> bool:
-        return self._track is not None and not self._track.at_tail
+        return self._turn.more
 
     def open(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
-        self._track = Track(
-            self._hub,
-            self._turn_id,
-            Place(),
-            projection=_LINES,
-            ids=lambda _: b"",
-            notify=self._notify,
-            settings=self._settings,
-            clock=self._clock,
-        )
+        self._turn.open(wake)
 
     def ready(self) -> bytes | None:
-        track = self._track
-        if track is None or self.ended:
+        if self.ended:
             return b""
-        while lines := track.ready():
+        while lines := self._turn.ready():
             if (chunks := self._take(lines)) or self.ended:  # lines that show nothing are passed over
                 return chunks
         return lines
 
     async def fetch(self) -> bytes:
-        return self._take(await self._track.fetch()) if self._track else b""
+        return self._take(await self._turn.fetch())
 
     def close(self) -> None:
-        if self._track is not None:
-            self._track.close()
+        self._turn.close()
 
     def _take(self, lines: bytes) -> bytes:
         return self._completion.take(lines.splitlines()) if lines else b""
-
-    def _notify(self, _: Track) -> None:
-        self._wake()

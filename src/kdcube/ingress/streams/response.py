@@ -15,6 +15,7 @@ import structlog
 from starlette.types import Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
+from kdcube.gateway.caller import Caller
 from kdcube.ingress.streams.outlets import AsgiOutlet, ConnectionOutlet, Outlet, hand_over_of
 from kdcube.ingress.streams.projection.sse import KEEP_ALIVE
 from kdcube.ingress.streams.settings import Clock, StreamSettings
@@ -76,7 +77,7 @@ class EventStream:
 
     __slots__ = (
         "_clock", "_closed", "_dismissed", "_farewell", "_fetching", "_finished", "_hands_over", "_outlet", "_registry",
-        "_settings", "_silent", "_since", "_source", "_tasks", "_woken",
+        "_settings", "_silent", "_since", "_source", "_tasks", "_woken", "opened_by", "was_cut",
     )  # fmt: skip
 
     def __init__(
@@ -88,12 +89,17 @@ class EventStream:
         tasks: Tasks,
         *,
         farewell: Callable[[], bytes],
+        opened_by: Caller | None = None,
         hands_over: bool = True,
     ) -> None:
         """``farewell`` gives the last event of a stream that is dismissed; it may be empty.
 
-        ``hands_over``: where the server can, the stream goes on without its request, which returns at once.
+        ``opened_by``: with whose login or API key it ends. ``hands_over``: where the server can, the stream goes on
+        without its request, which returns at once.
         """
+        self.opened_by = opened_by
+        self.was_cut = False
+        """It was ended before its time, and the client was not told why."""
         self._source = source
         self._registry = registry
         self._settings = settings
@@ -169,6 +175,7 @@ class EventStream:
 
     def cut(self) -> None:
         """Ends it at once, whatever it waits for."""
+        self.was_cut = True
         if self._outlet is not None:
             self._outlet.abort()
         self.gone()

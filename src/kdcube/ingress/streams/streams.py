@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Self
 
@@ -20,12 +20,13 @@ from kdcube.ingress.streams.hub import LogHub
 from kdcube.ingress.streams.opening import once_rebuilt, open_at
 from kdcube.ingress.streams.positions import Positions
 from kdcube.ingress.streams.projection import sse
-from kdcube.ingress.streams.projection.openai import Completion
+from kdcube.ingress.streams.projection.openai import Completion, LogLines
 from kdcube.ingress.streams.response import EventStream, Source
 from kdcube.ingress.streams.settings import Clock, StreamSettings
 from kdcube.ingress.streams.sources import Channels, EpochSource, FeedReader, LogReader, QueuePositions, StoredTurns
 from kdcube.ingress.streams.tasks import Tasks
-from kdcube.ingress.streams.turn_stream import TurnStream, turn_place
+from kdcube.ingress.streams.track import Place
+from kdcube.ingress.streams.turn_stream import TurnStream, no_id, turn_place
 from kdcube.ingress.streams.user_stream import UserStream
 from kdcube.protocol.ids import check_client_id, new_id
 from kdcube.redis.keys import Keys
@@ -64,8 +65,8 @@ class Streams:
         self._feed_hub = FeedHub(feeds, subscriber, keys, settings, clock, self._tasks)
         self._positions = Positions(self._hub, queue, epoch_watch, settings, clock, self._tasks)
         self._projection = sse.KDCubeSse()
+        self._lines = LogLines()
         self._open: set[EventStream] = set()
-        self._logins: dict[EventStream, bytes] = {}
         self._woken: list[EventStream] = []
         self._opening = 0
         self._none_open = asyncio.Event()
@@ -154,17 +155,19 @@ class Streams:
             caller,
         )
 
-    def completion_stream(self, turn_id: str, completion: Completion) -> EventStream:
+    def completion_stream(self, turn_id: str, completion: Completion, caller: Caller) -> EventStream:
         """The answer of a turn that is the caller's, after ``check_room``. It fills ``completion``."""
-        return EventStream(
-            CompletionStream(self._hub, turn_id, completion, settings=self._settings, clock=self._clock),
-            self,
-            self._settings,
-            self._clock,
-            self._tasks,
-            farewell=completion.leave,
-            hands_over=False,  # what is to be done when the client leaves is up to the request
+        turn = TurnStream(
+            self._hub,
+            turn_id,
+            Place(),
+            projection=self._lines,
+            ids=no_id,
+            settings=self._settings,
+            clock=self._clock,
         )
+        # What is to be done when the client leaves is up to the request, so that it keeps the connection.
+        return self._respond(CompletionStream(turn, completion), caller, completion.leave, hands_over=False)
 
     def check_room(self) -> None:
         """Raises Unavailable when no stream may be opened."""
@@ -175,11 +178,19 @@ class Streams:
                 "This process has as many streams as it may.", retry_after_s=_FULL_RETRY_S, error="too_many_streams"
             )
 
-    def _respond(self, source: Source, caller: Caller) -> EventStream:
-        response = EventStream(source, self, self._settings, self._clock, self._tasks, farewell=self._farewell)
-        if caller.login is not None:
-            self._logins[response] = caller.login
-        return response
+    def _respond(
+        self, source: Source, caller: Caller, farewell: Callable[[], bytes] | None = None, *, hands_over: bool = True
+    ) -> EventStream:
+        return EventStream(
+            source,
+            self,
+            self._settings,
+            self._clock,
+            self._tasks,
+            farewell=farewell or self._farewell,
+            opened_by=caller,
+            hands_over=hands_over,
+        )
 
     # --- open responses
 
@@ -191,7 +202,6 @@ class Streams:
 
     def closed(self, response: EventStream) -> None:
         self._open.discard(response)
-        self._logins.pop(response, None)
         if not self._open:
             self._none_open.set()
 
@@ -208,12 +218,27 @@ class Streams:
     @property
     def logins(self) -> set[bytes]:
         """The logins that have streams here."""
-        return {login for response, login in self._logins.items() if response in self._open}
+        return {caller.login for caller in self._callers() if caller.login is not None}
+
+    @property
+    def api_keys(self) -> set[str]:
+        """The API keys that have streams here, by id."""
+        return {caller.key_id for caller in self._callers() if caller.key_id is not None}
 
     def cut_logins(self, over: Collection[bytes]) -> None:
         """Ends the streams of these logins at once: whoever comes back is told why."""
-        for response, login in tuple(self._logins.items()):
-            if login in over:
+        self._cut(lambda caller: caller.login in over)
+
+    def cut_keys(self, over: Collection[str]) -> None:
+        """As ``cut_logins``, by the ids of API keys."""
+        self._cut(lambda caller: caller.key_id in over)
+
+    def _callers(self) -> list[Caller]:
+        return [response.opened_by for response in self._open if response.opened_by is not None]
+
+    def _cut(self, is_over: Callable[[Caller], bool]) -> None:
+        for response in tuple(self._open):
+            if response.opened_by is not None and is_over(response.opened_by):
                 response.cut()
 
     async def shutdown(self) -> None:

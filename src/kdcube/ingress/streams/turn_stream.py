@@ -29,11 +29,23 @@ def turn_place(turn_id: str, cursor: str | None, offset: str | None) -> Place:
     return Place()
 
 
+def cursor_id(track: Track) -> bytes:
+    """The beginning of the id of a track's events: the cursor behind each."""
+    if track.prefix is None:
+        track.prefix = b"id: t1.%d.%b.%d." % (track.epoch, track.turn_id.encode(), track.incarnation)
+    return track.prefix
+
+
+def no_id(_: Track) -> bytes:
+    """For events without one."""
+    return b""
+
+
 class TurnStream:
-    """The source of one turn's events. Each carries the cursor behind it as its id."""
+    """The source of one turn's events, as ``projection`` shows them."""
 
     __slots__ = (
-        "_clock", "_hub", "_place", "_projection", "_settings", "_track", "_turn_id", "_wake",
+        "_clock", "_hub", "_ids", "_place", "_projection", "_settings", "_track", "_turn_id", "_wake",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +55,7 @@ class TurnStream:
         place: Place,
         *,
         projection: Projection,
+        ids: Callable[[Track], bytes] = cursor_id,
         settings: StreamSettings,
         clock: Clock,
     ) -> None:
@@ -50,6 +63,7 @@ class TurnStream:
         self._turn_id = turn_id
         self._place = place
         self._projection = projection
+        self._ids = ids
         self._settings = settings
         self._clock = clock
         self._track: Track | None = None
@@ -70,7 +84,7 @@ class TurnStream:
             self._turn_id,
             self._place,
             projection=self._projection,
-            ids=_ids,
+            ids=self._ids,
             notify=self._notify,
             settings=self._settings,
             clock=self._clock,
@@ -88,9 +102,3 @@ class TurnStream:
 
     def _notify(self, _: Track) -> None:
         self._wake()
-
-
-def _ids(track: Track) -> bytes:
-    if track.prefix is None:
-        track.prefix = b"id: t1.%d.%b.%d." % (track.epoch, track.turn_id.encode(), track.incarnation)
-    return track.prefix

@@ -22,6 +22,11 @@ select key_id, secret_hash, name, user_id, username, email, user_type, roles, sc
   expires_ms, revoked_ms, last_used_ms
 from api_keys where key_id = $3 and tenant = $1 and project = $2
 
+-- name: live_keys
+-- Those of the keys $3 that can be used at $4.
+select key_id from api_keys
+where tenant = $1 and project = $2 and key_id = any($3::text[]) and revoked_ms is null and expires_ms > $4
+
 -- name: list_keys
 -- A page of keys made before one, newest first, of one user where given.
 select key_id, secret_hash, name, user_id, username, email, user_type, roles, scopes, created_by, created_ms,
@@ -43,6 +48,12 @@ order by created_ms desc, key_id desc limit $5
 update api_keys set revoked_ms = $4, revoked_by = $5
 where key_id = $3 and tenant = $1 and project = $2 and revoked_ms is null and ($6::text is null or user_id = $6)
 returning user_id, name
+
+-- name: revoke_keys_of
+-- Ends all keys of a user that were not ended before.
+update api_keys set revoked_ms = $4, revoked_by = $5
+where user_id = $3 and tenant = $1 and project = $2 and revoked_ms is null
+returning key_id, name
 
 -- name: key_exists
 -- Whether there is such a key, of one user where given.

@@ -1,4 +1,4 @@
-"""A stream that was opened by a login ends with it."""
+"""A stream that was opened by a login or an API key ends with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdcube.ingress.streams.streams import Streams
 from kdcube.protocol.errors import StoreUnavailable
 
 CHECK_S = 10.0
-"""For so long at most a stream outlives the login."""
+"""For so long at most a stream outlives what proved whose it is."""
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -26,21 +26,34 @@ class KnownLogins(Protocol):
     async def alive(self, cookie_hashes: Collection[bytes], now_ms: int) -> set[bytes]: ...
 
 
-class LoginWatch:
-    """Asks for all streams of the process at once."""
+class KnownKeys(Protocol):
+    """PostgreSQL's."""
+
+    async def alive(self, key_ids: Collection[str], now_ms: int) -> set[str]: ...
+
+
+class ProofWatch:
+    """Asks for all streams of the process at once. ``logins``: None for an installation without them."""
 
     def __init__(
-        self, streams: Streams, logins: KnownLogins, *, every_s: float = CHECK_S, clock: Callable[[], float] = time.time
+        self,
+        streams: Streams,
+        logins: KnownLogins | None,
+        keys: KnownKeys,
+        *,
+        every_s: float = CHECK_S,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._streams = streams
         self._logins = logins
+        self._keys = keys
         self._every_s = every_s
         self._clock = clock
 
     @asynccontextmanager
-    async def watching(self) -> AsyncGenerator[LoginWatch]:
+    async def watching(self) -> AsyncGenerator[ProofWatch]:
         """Until left."""
-        task = asyncio.create_task(self._watch(), name="streams-logins")
+        task = asyncio.create_task(self._watch(), name="streams-proofs")
         try:
             yield self
         finally:
@@ -49,9 +62,11 @@ class LoginWatch:
 
     async def look(self) -> None:
         """Cuts what is over. Raises StoreUnavailable."""
-        logins = self._streams.logins
-        if logins:
-            self._streams.cut_logins(logins - await self._logins.alive(logins, int(self._clock() * 1000)))
+        logins, keys, now_ms = self._streams.logins, self._streams.api_keys, int(self._clock() * 1000)
+        if logins and self._logins is not None:
+            self._streams.cut_logins(logins - await self._logins.alive(logins, now_ms))
+        if keys:
+            self._streams.cut_keys(keys - await self._keys.alive(keys, now_ms))
 
     async def _watch(self) -> None:
         while True:
@@ -59,4 +74,4 @@ class LoginWatch:
             try:
                 await self.look()
             except StoreUnavailable as error:
-                logger.info("streams.logins_not_looked_at", reason=str(error))
+                logger.info("streams.proofs_not_looked_at", reason=str(error))
