@@ -55,7 +55,9 @@ class ProxyLoginSettings:
         """Raises ConfigurationError."""
         auth = AuthSettings.read(environment)
         if auth.openid is None:
-            raise ConfigurationError("AUTH_PROVIDER", "proxylogin signs people in at an OpenID provider; give oidc")
+            raise ConfigurationError(
+                "AUTH_PROVIDER", "proxylogin signs people in at an OpenID provider; give oidc or cognito"
+            )
         logins = LoginSettings.read(environment)
         if logins is None:
             raise ConfigurationError(

@@ -47,7 +47,8 @@ class PerComponent(Section, Generic[T]):
     proc: T
 
     def of(self, component: str) -> T:
-        return self.ingress if component == "ingress" else self.proc
+        """As a component sees it. What has no section of its own, as proxylogin, goes by that of ingress."""
+        return self.proc if component == "proc" else self.ingress
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +231,8 @@ class Limits(Section):
     """Turns of one user that wait or run, steers included."""
     max_anonymous_users_per_address: Annotated[Whole, Field(ge=0, le=1_000_000)] = 20
     """Anonymous users of one address together have so many times the rates of one of them. 0: no limit."""
+    max_sign_ins_per_address: Annotated[Whole, Field(ge=1, le=100_000)] = 100
+    """Sign-ins that one address may begin at once, and as many again in 40 seconds. Offices share one."""
     max_queue_wait_seconds: Annotated[Whole, Field(ge=1, le=7 * 86_400)] = 3_600
     """A turn that waits longer ends as ``failed`` with ``queue_timeout``."""
     retention_days: Annotated[Whole, Field(ge=0, le=36_500)] = 0

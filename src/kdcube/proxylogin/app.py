@@ -11,6 +11,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdcube.config.auth import Cors
+from kdcube.config.gateway import GatewayConfig
 from kdcube.config.proxylogin import CALLBACK_PATH, ProxyLoginSettings
 from kdcube.gateway.edge import Edge, with_cors
 from kdcube.gateway.foundation import open_foundation
@@ -20,18 +21,25 @@ from kdcube.gateway.identity.openid import open_openid
 from kdcube.gateway.identity.opening import rules_of
 from kdcube.gateway.identity.sealing import Keyring
 from kdcube.gateway.probes import Probes
+from kdcube.gateway.reporting import Reporting, watch_breaker, watch_stores
 from kdcube.gateway.routing import no_route, route
+from kdcube.gateway.traffic import Traffic
 from kdcube.postgres.logins import Logins
 from kdcube.proxylogin.attempts import Attempts
 from kdcube.proxylogin.keeping import Keeping
 from kdcube.proxylogin.pages import failure
-from kdcube.proxylogin.provider import SignIns, open_http
+from kdcube.proxylogin.provider import SignIns
 from kdcube.proxylogin.refreshing import Refresher
 from kdcube.proxylogin.routes import AuthRoutes
+from kdcube.proxylogin.token_endpoint import open_token_endpoint
 from kdcube.redis.logins import LoginCache
+from kdcube.redis.sources import Sources
+from kdcube.telemetry.instruments import Instruments
 
-SIGN_INS = Allowance(burst=200, per_s=5)
-"""Of one address, behind which there may be a whole office in the morning; each sign-in takes two."""
+SIGN_IN_REQUESTS = 2
+"""What one sign-in takes of its address: going to the provider and coming back."""
+SIGN_INS_AGAIN_S = 40.0
+"""After so long an address may begin as many as at first."""
 
 
 class ProxyLogin:
@@ -65,11 +73,11 @@ async def open_proxylogin(
         logins = Logins(database, foundation.audit, *foundation.scope)
         cache = LoginCache(connection, foundation.keys)
         provider = await enter(open_openid(settings.openid))
+        tokens = await enter(open_token_endpoint(settings.openid.client_ids[0], settings.client_secret))
         sign_ins = SignIns(
             provider,
             rules_of(settings.openid),
-            await enter(open_http()),
-            client_secret=settings.client_secret,
+            tokens,
             scopes=settings.scopes,
             callback_url=settings.callback_url,
             signed_out_url=settings.signed_out_url,
@@ -92,6 +100,8 @@ async def open_proxylogin(
             report=lambda: live.report("proxylogin"),
             checks={"valkey": valkey, "postgres": database.ping, "refresher": refreshing},
         )
+        buckets = Buckets()
+        live.subscribe(lambda config: buckets.allow(_sign_ins(config)))
         routes = AuthRoutes(
             Attempts(keyring, clock=clock),
             sign_ins,
@@ -104,13 +114,26 @@ async def open_proxylogin(
             origins={settings.logins.public_url, settings.return_url},
             secure=settings.logins.secure,
             addresses=Addresses(settings.trusted_proxies),
-            buckets=Buckets(SIGN_INS),
+            buckets=buckets,
             clock=clock,
         )
-        edge = Edge(_router(routes, probes), {"/auth/login": failure, CALLBACK_PATH: failure})
+        instruments = Instruments()
+        watch_stores(instruments, database, connection)
+        watch_breaker(instruments, "identity_provider", provider.breaker)
+        watch_breaker(instruments, "identity_provider_tokens", tokens.breaker)
+        reporting = Reporting(Sources(connection, foundation.keys), instruments, live, service, "proxylogin")
+        await enter(reporting.reporting())
+        shapes = {"/auth/login": failure, CALLBACK_PATH: failure}
+        edge = Edge(_router(routes, probes), shapes, Traffic(instruments))
         cors = Cors(allow_origins=(settings.return_url,), allow_credentials=True, allow_methods=("GET", "POST"))
         elsewhere = settings.return_url != settings.logins.public_url
         yield ProxyLogin(with_cors(edge, cors) if elsewhere else edge, probes, refresher)
+
+
+def _sign_ins(config: GatewayConfig) -> Allowance:
+    """Of one address, behind which there may be a whole office in the morning."""
+    requests = SIGN_IN_REQUESTS * config.limits.ingress.max_sign_ins_per_address
+    return Allowance(burst=requests, per_s=requests / SIGN_INS_AGAIN_S)
 
 
 async def _ended(running: asyncio.Task[None], refresher: Refresher) -> None:
@@ -126,6 +149,7 @@ def _router(auth: AuthRoutes, probes: Probes) -> Router:
             route("/auth/logout", POST=auth.logout),
             route("/auth/backchannel-logout", POST=auth.backchannel_logout),
             route("/auth/session", GET=auth.session),
+            route("/auth/openapi.json", GET=auth.openapi),
             route("/health", GET=probes.health),
             route("/ready", GET=probes.ready),
         ],

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
-from urllib.parse import quote, urlencode
 
-import anyio
-import httpx
 import msgspec
 import structlog
-from pydantic import SecretStr
 from structlog.typing import FilteringBoundLogger
 
 from kdcube.gateway.errors import Unavailable
@@ -23,12 +18,9 @@ from kdcube.gateway.identity.kept import provider_away
 from kdcube.gateway.identity.openid import InvalidToken, OpenIdProvider, Verified, check_id_token
 from kdcube.protocol.errors import KDCubeError
 from kdcube.proxylogin.attempts import Attempt
+from kdcube.proxylogin.sign_out import sign_out_url, with_query
+from kdcube.proxylogin.token_endpoint import TokenEndpoint
 
-TIMEOUT_S = 10.0
-"""Of one question to the token endpoint."""
-REVOKE_TIMEOUT_S = 3.0
-"""A user who signs out is waiting."""
-MAX_BYTES = 256 * 1024
 LIFETIME_DEFAULT_S = 300.0
 """Of an access token that does not say."""
 
@@ -85,9 +77,8 @@ class SignIns:
         self,
         provider: OpenIdProvider,
         rules: Rules,
-        http: httpx.AsyncClient,
+        tokens: TokenEndpoint,
         *,
-        client_secret: SecretStr | None,
         scopes: str,
         callback_url: str,
         signed_out_url: str,
@@ -95,12 +86,15 @@ class SignIns:
         self.provider = provider
         self.issuer = provider.settings.issuer
         self._rules = rules
-        self._http = http
+        self._tokens = tokens
         self._client_id = provider.settings.client_ids[0]
-        self._client_secret = client_secret
         self._scopes = scopes
         self._callback_url = callback_url
         self._signed_out_url = signed_out_url
+
+    def check(self) -> None:
+        """Raises Unavailable when the provider is known not to give tokens now."""
+        self._tokens.check()
 
     async def authorization_url(self, attempt: Attempt) -> str:
         """Where the browser goes to sign in."""
@@ -117,7 +111,7 @@ class SignIns:
         }
         if "offline_access" in self._scopes.split():
             query["prompt"] = "consent"  # without it the scope must be ignored (OpenID Connect Core, 11)
-        return _with_query(_endpoint(metadata.authorization_endpoint), query)
+        return with_query(_endpoint(metadata.authorization_endpoint), query)
 
     async def exchange(self, code: str, attempt: Attempt) -> Granted:
         """The code for tokens. Raises SignInFailed."""
@@ -158,6 +152,8 @@ class SignIns:
                 identity, claims = await self._identity(verified, answer.access_token), verified.claims
                 if identity.user_id != before.user_id:
                     raise InvalidToken("it is of another user")
+            else:
+                identity = await self._renewed(before, answer.access_token)
         except InvalidToken as error:
             logger.error("proxylogin.refreshed_token_not_valid", reason=str(error))
             return Refused("invalid_id_token")
@@ -168,23 +164,27 @@ class SignIns:
     async def revoke(self, token: str) -> None:
         """Tells the provider that a refresh token is not needed any more (RFC 7009). As well as it goes."""
         try:
-            endpoint = (await self.provider.metadata()).revocation_endpoint
-            if endpoint is not None:
-                await self._post(endpoint, {"token": token, "token_type_hint": "refresh_token"}, REVOKE_TIMEOUT_S)
+            metadata = await self.provider.metadata()
+            if metadata.revocation_endpoint is not None:
+                methods = metadata.token_endpoint_auth_methods_supported
+                await self._tokens.revoke(metadata.revocation_endpoint, token, methods)
         except Unavailable as error:
             logger.info("proxylogin.not_revoked", reason=str(error))
 
     async def sign_out_url(self, id_token: str | None) -> str | None:
         """Where the browser goes to sign out at the provider; None when the provider offers no such place."""
         try:
-            endpoint = (await self.provider.metadata()).end_session_endpoint
+            metadata = await self.provider.metadata()
         except Unavailable as error:
             logger.info("proxylogin.provider_sign_out_skipped", reason=str(error))
             return None
-        if endpoint is None:
-            return None
-        query = {"client_id": self._client_id, "post_logout_redirect_uri": self._signed_out_url}
-        return _with_query(endpoint, query | ({"id_token_hint": id_token} if id_token else {}))
+        return sign_out_url(
+            self.provider.settings,
+            metadata,
+            client_id=self._client_id,
+            back_to=self._signed_out_url,
+            id_token=id_token,
+        )
 
     async def _identity(self, verified: Verified, access_token: str) -> Identity:
         """As with tokens in a request: roles are those of the access token, if it is for us to read."""
@@ -197,8 +197,20 @@ class SignIns:
             raise InvalidToken("the access token is of another user")
         return replace(access, username=person.username or access.username, email=person.email or access.email)
 
+    async def _renewed(self, before: Identity, access_token: str) -> Identity:
+        """Without an ID token: the roles are those of the new access token, if it is for us to read."""
+        try:
+            access = self._rules.of_access_token(await self.provider.verify(access_token))
+        except InvalidToken:
+            return before
+        if access.user_id != before.user_id:
+            raise InvalidToken("the access token is of another user")
+        return replace(before, roles=access.roles)
+
     async def _ask_for_tokens(self, form: Mapping[str, str]) -> _Answer | Refused:
-        status, body = await self._post(_endpoint((await self.provider.metadata()).token_endpoint), form)
+        metadata = await self.provider.metadata()
+        methods = metadata.token_endpoint_auth_methods_supported
+        status, body = await self._tokens.ask(_endpoint(metadata.token_endpoint), form, methods)
         try:
             if status == 200:
                 return _ANSWER.decode(body)
@@ -209,29 +221,6 @@ class SignIns:
             return Refused(error)
         logger.error("proxylogin.token_endpoint", status=status, error=error[:100])
         raise provider_away()  # such as a client secret that is wrong: it is no user's fault
-
-    async def _post(self, url: str, form: Mapping[str, str], timeout_s: float = TIMEOUT_S) -> tuple[int, bytes]:
-        headers = {"Accept": "application/json"}
-        data = {**form, "client_id": self._client_id}
-        auth = None
-        if self._client_secret is not None:
-            methods = (await self.provider.metadata()).token_endpoint_auth_methods_supported
-            if "client_secret_basic" in methods or "client_secret_post" not in methods:
-                secret = self._client_secret.get_secret_value()
-                auth = httpx.BasicAuth(quote(self._client_id, safe=""), quote(secret, safe=""))
-            else:
-                data["client_secret"] = self._client_secret.get_secret_value()
-        try:
-            with anyio.fail_after(timeout_s):
-                async with self._http.stream("POST", url, data=data, auth=auth, headers=headers) as response:
-                    body = bytearray()
-                    async for chunk in response.aiter_bytes():
-                        body += chunk
-                        if len(body) > MAX_BYTES:
-                            raise provider_away()
-                    return response.status_code, bytes(body)
-        except (httpx.HTTPError, TimeoutError) as error:
-            raise provider_away() from error
 
 
 def _granted(identity: Identity, claims: Mapping[str, Any], answer: _Answer) -> Granted:
@@ -252,15 +241,3 @@ def _endpoint(url: str | None) -> str:
         logger.error("proxylogin.provider_lacks_endpoint")
         raise provider_away()
     return url
-
-
-def _with_query(url: str, query: Mapping[str, str]) -> str:
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
-
-
-@asynccontextmanager
-async def open_http() -> AsyncGenerator[httpx.AsyncClient]:
-    """For the token endpoint: no redirects, bounded in time."""
-    limits = httpx.Limits(max_connections=20, max_keepalive_connections=4)
-    async with httpx.AsyncClient(follow_redirects=False, timeout=TIMEOUT_S, limits=limits) as http:
-        yield http

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import time
 from collections.abc import Callable, Collection
@@ -17,6 +18,7 @@ from kdcube.gateway.errors import BadRequest, Forbidden, RateLimited
 from kdcube.gateway.exchange import request_id_of
 from kdcube.gateway.identity.addresses import Addresses, Buckets
 from kdcube.gateway.identity.authenticator import user_type_of
+from kdcube.gateway.identity.cookies import only_cookie
 from kdcube.gateway.identity.logins import LoginOver, LoginResolver, hash_of, login_cookie, login_over, new_cookie
 from kdcube.gateway.identity.openid import InvalidToken
 from kdcube.gateway.reading import read_body
@@ -26,6 +28,7 @@ from kdcube.proxylogin import attempts as signing
 from kdcube.proxylogin.attempts import Attempt, Attempts, browser_secret
 from kdcube.proxylogin.keeping import Keeping
 from kdcube.proxylogin.logout_token import checked_logout_token
+from kdcube.proxylogin.openapi import openapi_document
 from kdcube.proxylogin.provider import SignInFailed, SignIns
 from kdcube.proxylogin.refreshing import Refresher
 from kdcube.proxylogin.return_to import checked_return_to
@@ -112,6 +115,7 @@ class AuthRoutes:
             raise BadRequest(
                 "This sign-in was not begun in this browser, or too long ago: begin again.", error="unknown_sign_in"
             )
+        self._sign_ins.check()  # else it is spent in vain, and cannot be answered when the provider is back
         if not await self._logins.spend(attempt.spending):
             raise BadRequest("This sign-in was answered before: begin again.", error="sign_in_repeated")
         return attempt
@@ -191,7 +195,7 @@ class AuthRoutes:
 
     async def session(self, request: Request) -> Response:
         """``GET /auth/session``: who is signed in, and until when. Asking does not keep a login alive."""
-        cookie = request.cookies.get(self._cookie)
+        cookie = only_cookie(request, self._cookie)
         if cookie is None:
             return json_response({"signed_in": False})
         login = await self._resolver.look(cookie)
@@ -213,6 +217,10 @@ class AuthRoutes:
                 "ends_unused_at": min(login.idle_until_ms, login.expires_ms) / 1000,
             }
         )
+
+    async def openapi(self, request: Request) -> Response:
+        """``GET /auth/openapi.json``"""
+        return json_response(openapi_document(importlib.metadata.version("kdcube"), self._cookie))
 
     async def _check_issuer(self, given: str | None) -> None:
         """The answer must come from the provider that was asked (RFC 9207)."""

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
+from starlette.routing import Route
+from tests.eventually import eventually
 
+from kdcube.gateway.documents import resolved
 from kdcube.gateway.identity.logins import Login
+from kdcube.postgres.audit import Actor, Audit
+from kdcube.postgres.gateway_configs import GatewayConfigs
+from kdcube.proxylogin.app import _router
+from kdcube.redis.keys import Keys
+from kdcube.redis.sources import Sources
 
 if TYPE_CHECKING:
     from conftest import Browser, World
@@ -51,7 +60,7 @@ async def test_nothing_of_it_is_readable_in_the_stores(world: World, browser: Br
     assert cookie not in text and "paula@example.org" not in text and "eyJ" not in text
     assert b"eyJ".hex() not in text
     await world.resolver().resolve(cookie)
-    for key in await world.valkey.call("KEYS", "*login*"):
+    for key in await world.valkey.call("KEYS", "*:login:*"):
         value = await world.valkey.call("GET", key)
         assert cookie.encode() not in key and b"paula" not in value
 
@@ -191,10 +200,74 @@ async def test_a_provider_that_is_away_is_an_honest_503(world: World) -> None:
 
 
 async def test_too_many_sign_ins_of_one_address_wait(world: World) -> None:
-    replica = await world.replica(KDCUBE_TRUSTED_PROXIES="127.0.0.0/8")
+    few = '{"tenant": "t", "project": "p", "limits": {"max_sign_ins_per_address": 1}}'
+    replica = await world.replica(KDCUBE_TRUSTED_PROXIES="127.0.0.0/8", GATEWAY_CONFIG_JSON=few)
     browser = await world.browser(replica)
     await browser.begin()
-    for _ in range(205):
+    for _ in range(3):
         answer = await browser.get("/auth/login", headers={"X-Forwarded-For": "192.0.2.7"})
     assert answer.status_code == 429 and answer.json()["error"] == "rate_limit_sign_ins"
     assert (await browser.get("/auth/login", headers={"X-Forwarded-For": "192.0.2.8"})).status_code == 303
+
+
+async def test_while_no_tokens_are_given_nobody_waits_and_no_sign_in_is_lost(
+    world: World, replica: ProxyLogin, browser: Browser
+) -> None:
+    callbacks = [await browser.consent(await browser.begin()) for _ in range(4)]
+    world.provider.requests()
+    with world.provider.answering(503):
+        for callback in callbacks:
+            answer = await browser.get(callback, headers={})
+            assert (answer.status_code, answer.json()["error"]) == (503, "identity_provider_unavailable")
+            assert answer.headers["retry-after"]
+        assert world.provider.requests()["/token"] == 3  # the breaker is open by then
+
+    async def signed_in() -> bool:  # the breaker tries again by the next who asks, after half a second
+        return (await browser.get(callbacks[3], headers={})).status_code == 303
+
+    await eventually(signed_in, "a sign-in that was not tried is good when the provider is back")
+    assert (await browser.session()).json()["signed_in"]
+
+
+async def test_how_many_may_sign_in_is_changed_while_it_runs(world: World) -> None:
+    replica = await world.replica(KDCUBE_TRUSTED_PROXIES="127.0.0.0/8")
+    browser = await world.browser(replica)
+    document = {"tenant": "t", "project": "p", "limits": {"max_sign_ins_per_address": 1}}
+    config = resolved(document, ("t", "p")).config
+    configs = GatewayConfigs(world.database, Audit(world.database, "t", "p"), "t", "p")
+    await configs.add(
+        after=0, document=document, checksum=config.checksum, actor=Actor("test"), origin="patch", reason=None
+    )
+    await world.valkey.call("PUBLISH", Keys("t", "p").config_channel, "1")
+
+    async def follows() -> bool:  # it applies what it hears by itself, and tells nobody
+        return (await browser.get("/health")).json()["config_checksum"] == config.checksum
+
+    await eventually(follows, "the change is in force")
+    statuses = [
+        (await browser.get("/auth/login", headers={"X-Forwarded-For": "192.0.2.7"})).status_code for _ in range(3)
+    ]
+    assert statuses == [303, 303, 429]
+
+
+async def test_administrators_see_how_it_does(world: World, replica: ProxyLogin) -> None:
+    async def reported() -> dict[str, Any] | None:  # its first report is written behind its start
+        return next((one.report for one in await Sources(world.valkey, Keys("t", "p")).read()), None)
+
+    report = await eventually(reported, "it has reported")
+    assert report is not None and report["component"] == "proxylogin" and report["about"]["config_checksum"]
+    guarded = {gauge["labels"]["dependency"] for gauge in report["gauges"] if gauge["name"] == "breaker_open"}
+    assert guarded == {"postgres", "valkey", "identity_provider", "identity_provider_tokens"}
+
+
+async def test_its_document_names_all_that_it_serves(browser: Browser, replica: ProxyLogin) -> None:
+    document = (await browser.get("/auth/openapi.json")).json()
+    assert document["openapi"] == "3.1.0" and document["info"]["title"] == "KDCube proxylogin"
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            answer = await browser.site.request(method, path)
+            assert str(answer.status_code) in operation["responses"], (method, path, answer.text)
+            other = await browser.site.request("GET" if method == "post" else "POST", path)
+            assert other.status_code == 405
+    served = {route.path for route in _router(Mock(), Mock()).routes if isinstance(route, Route)}
+    assert set(document["paths"]) == served

@@ -178,11 +178,11 @@ async def test_losing_valkey_signs_nobody_out_and_nobody_in(world: World, browse
 async def test_what_somebody_wrote_into_valkey_is_not_believed(world: World, browser: Browser) -> None:
     admin = await browser.signed_in("root")
     await world.resolver().resolve(admin)
-    (key,) = await world.valkey.call("KEYS", "*login*")
+    (key,) = await world.valkey.call("KEYS", "*:login:*")
     value = await world.valkey.call("GET", key)
     other = await (await world.browser(await world.replica())).signed_in("bob")
     await world.resolver().resolve(other)
-    (bobs,) = [each for each in await world.valkey.call("KEYS", "*login*") if each != key]
+    (bobs,) = [each for each in await world.valkey.call("KEYS", "*:login:*") if each != key]
     for forged in (value, b"a" + value, b"a", b""):
         await world.valkey.call("SET", bobs, forged)
         found = await world.resolver().resolve(other)
