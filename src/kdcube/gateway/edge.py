@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from time import perf_counter
 from typing import TypeAlias
 
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -31,6 +33,8 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -72,6 +76,8 @@ class Edge:
 
         with bound(request_id=exchange.request_id):
             try:
+                if _CONTROL.search(scope["path"]):  # a route would match with a line feed behind it, a pattern not
+                    raise HTTPException(404)
                 await self._router(scope, receive, send_with_headers)
             except ClientDisconnect:
                 logger.info("http.client_gone", path=scope["path"])

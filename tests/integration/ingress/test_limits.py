@@ -189,3 +189,16 @@ async def test_sessions_are_limited_without_valkey_too(bench: Any, valkey_server
         client = await bench.client(address="9.9.9.9")
         codes.append((await client.get("/profile")).status_code)
     assert codes[:60] == [200] * 60 and 429 in codes
+
+
+async def test_a_line_feed_hides_no_path_from_a_pattern(bench_with: Any) -> None:
+    """A router may match it with one behind its end, where a pattern that ends with $ does not."""
+    bench = await bench_with(
+        **gateway(rate_limits=rates(burst=1), guarded_rest_patterns=["^/conversations$", "^/profile$"])
+    )
+    alice = await bench.client("alice-token")
+    assert (await alice.get("/conversations")).status_code == 200
+    refused(await alice.get("/conversations"), 429, "rate_limit_burst")
+    for written in ("/conversations%0A", "/conversations%0a", "/profile%0A", "/conversations%0D", "/conversations%00"):
+        for prefix in ("", "/chatbot/api"):
+            refused(await alice.get(prefix + written), 404, "not_found")

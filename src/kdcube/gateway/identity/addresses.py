@@ -92,6 +92,10 @@ class Buckets:
         self._monotonic = monotonic
         self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
+    def allow(self, elsewhere: Allowance) -> None:
+        """From now on. Who has less left than that may use no more of it than has come back meanwhile."""
+        self._elsewhere = elsewhere
+
     def take(self, address: Address) -> float:
         """0 when a token was there, else the seconds until there is one."""
         allowance = allowance_of(address, self._elsewhere, self._loopback)

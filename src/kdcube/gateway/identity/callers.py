@@ -13,6 +13,7 @@ from kdcube.gateway.errors import Forbidden, RateLimited, Unauthorised
 from kdcube.gateway.exchange import exchange_of, request_id_of
 from kdcube.gateway.identity.addresses import Addresses, Openings, network_of
 from kdcube.gateway.identity.authenticator import SERVICE, Authenticator, Identity, user_type_of
+from kdcube.gateway.identity.cookies import is_https, only_cookie, session_cookie
 from kdcube.gateway.identity.key_text import looks_like_key
 from kdcube.gateway.identity.logins import LoginCookies, LoginOver, hash_of, login_over
 from kdcube.gateway.identity.scopes import scopes_for
@@ -22,7 +23,6 @@ from kdcube.gateway.routing import route_of
 from kdcube.postgres.audit import Actor
 from kdcube.protocol.turns import UserType
 
-SESSION_COOKIE = "kdcube_session"
 SESSION_HEADER = "User-Session-ID"
 SESSION_QUERY = "user_session_id"
 
@@ -99,7 +99,7 @@ class Callers:
             if identity.key_id is not None:
                 _check_scopes(request, identity)
             return self._signed_in(request, identity, cookie)
-        if self._logins is not None and (presented := request.cookies.get(self._logins.name)):
+        if self._logins is not None and (presented := only_cookie(request, self._logins.name)):
             self._refuse_other_pages(request, self._logins.site)
             login = await self._logins.resolver.resolve(presented)
             if isinstance(login, LoginOver):
@@ -202,13 +202,11 @@ class Callers:
             given = request.query_params
             if tokens := _tokens_of(given.get("bearer_token"), given.get("id_token")):
                 return tokens
-        cookies = request.cookies
-        return _tokens_of(
-            cookies.get(self._auth.token_cookie), cookies.get(self._auth.id_token_cookie), from_cookie=True
-        )
+        token, id_token = (only_cookie(request, name) for name in (self._auth.token_cookie, self._auth.id_token_cookie))
+        return _tokens_of(token, id_token, from_cookie=True)
 
     def _cookie_session(self, request: Request) -> AnonymousSession | None:
-        value = request.cookies.get(SESSION_COOKIE)
+        value = only_cookie(request, session_cookie(request))
         return self._sessions.anonymous(value) if value else None
 
     def _refuse_other_pages(self, request: Request, site: str) -> None:
@@ -245,9 +243,7 @@ def _presented(request: Request) -> str | None:
 
 
 def _set_cookie(request: Request, session: AnonymousSession) -> None:
-    # Whoever lies about https only keeps the cookie from himself.
-    https = request.url.scheme == "https" or request.headers.get("x-forwarded-proto") == "https"
     exchange_of(request).set_cookie = (
-        f"{SESSION_COOKIE}={session.session_id}; Path=/; Max-Age={ANONYMOUS_MAX_AGE_S}; HttpOnly; SameSite=Lax"
-        + ("; Secure" if https else "")
+        f"{session_cookie(request)}={session.session_id}; Path=/; Max-Age={ANONYMOUS_MAX_AGE_S}; HttpOnly; SameSite=Lax"
+        + ("; Secure" if is_https(request) else "")
     )
