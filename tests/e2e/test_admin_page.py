@@ -35,7 +35,7 @@ async def test_the_commands_work(new_stack, connect):
         return answer
 
     answers = [run(command) for command in COMMANDS]
-    shown, tried, patched, replaced, history, rolled, reset, audit, facts, picture = answers
+    shown, tried, patched, replaced, history, rolled, reset, audit, facts, revoked, picture = answers
     assert (shown["version"], tried["valid"], patched["version"], replaced["version"]) == (0, True, 2, 3)
     assert tried["changes"] == patched["changes"] != []
     assert replaced["resolved"]["profile"] == "testing"
@@ -43,4 +43,5 @@ async def test_the_commands_work(new_stack, connect):
     assert (rolled["version"], reset["version"]) == (4, 5)
     assert [one["act"] for one in audit["items"]] == ["gateway_config.patch"]
     assert (facts["turn_id"], facts["state"]) == (turn, "completed")
+    assert revoked == {"status": "revoked", "ids": []}
     assert {"instances", "streams", "pressure", "queue", "latency", "turns", "refused"} <= set(picture)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from tests.e2e.client import Client, state
 from tests.e2e.conftest import TRIAL
+from tests.eventually import eventually
 
 from kdcube.gateway.following import CHECK_S
 
@@ -20,9 +19,12 @@ async def checksums(admin: Client, urls: list[str]) -> set[str]:
 
 
 async def until_all_run(admin: Client, urls: list[str], checksum: str) -> None:
-    async with asyncio.timeout(TIMEOUT_S):
-        while await checksums(admin, urls) != {checksum}:
-            await asyncio.sleep(0.02)
+    """A process says what it runs when it is asked, and to nobody else."""
+
+    async def all_do() -> bool:
+        return await checksums(admin, urls) == {checksum}
+
+    await eventually(all_do, f"all run {checksum}", within_s=TIMEOUT_S)
 
 
 async def change(admin: Client, patch: dict[str, object]) -> str:
@@ -61,13 +63,12 @@ async def test_a_limit_is_enforced_everywhere_while_a_stream_goes_on(new_stack, 
         status = await user.ask("POST", "/sse/conv_status.get", json={"conversation_id": second["conversation_id"]})
         assert status.json()["state"] == "queued"
 
-        async with asyncio.timeout(TIMEOUT_S):
-            monitored = None
-            while monitored is None or {one.get("config_checksum") for one in monitored} != await checksums(
-                admin, everywhere
-            ):
-                monitored = (await admin.ask("GET", "/monitoring/system")).json()["instances"]
-                await asyncio.sleep(0.05)
+        async def all_reported() -> list[dict]:
+            """Reports are written every few seconds, and nobody is told."""
+            told = (await admin.ask("GET", "/monitoring/system")).json()["instances"]
+            return told if {one.get("config_checksum") for one in told} == await checksums(admin, everywhere) else []
+
+        monitored = await eventually(all_reported, "all have reported what they run", within_s=TIMEOUT_S)
         assert sorted(one["component"] for one in monitored) == ["ingress"] * len(stack.ingress) + ["proc"]
 
         gate.open()

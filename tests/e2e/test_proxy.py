@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import ssl
+from pathlib import Path
 
 import httpx
 import pytest
@@ -22,6 +23,8 @@ async def test_behind_the_proxy(new_stack):
     found = json.loads(stack.kdcube("status", "--json").stdout)
     (proxy,) = [service for service in found["services"] if service["name"] == "proxy"]
     assert (proxy["url"], proxy["live"], proxy["ready"], bool(proxy["version"])) == (url, True, True, True)
+    (ingress, *_) = [service for service in found["services"] if service["name"] == "ingress"]
+    assert proxy["config_checksum"] == ingress["config_checksum"]
     assert found["url"] == url
 
     stack.signal("ingress-1", signal.SIGKILL)
@@ -73,7 +76,23 @@ def test_with_a_certificate_of_its_own(new_stack):
     found = json.loads(stack.kdcube("status", "--json").stdout)
     assert [service["ready"] for service in found["services"] if service["url"] == secure] == [True]
     assert stack.state.url == f"http://127.0.0.1:{stack.port}"
+    # A larger body is taken by the services at once, and by the proxy when it was rendered again.
+    admin = {"Authorization": "Bearer token-admin"}
+    larger = {"limits": {"max_body_bytes": 2_000_000}}
+    changed = httpx.patch(f"{stack.ingress[0]}/admin/gateway-config", json=larger, headers=admin).json()
+    assert changed["changed"] and changed["warnings"]
+    assert sent(secure, certificate) == 413
     before = certificate.read_bytes()
     stack.down()
     stack.up(["--proxy", "--ingress", "1"])
     assert certificate.read_bytes() == before
+    assert sent(secure, certificate) == 400
+    assert httpx.get(f"{secure}/health", verify=False).json()["config_checksum"] == changed["checksum"]
+
+
+def sent(site: str, certificate: Path) -> int:
+    """The status of a large body, which is no JSON."""
+    with httpx.Client(verify=ssl.create_default_context(cafile=str(certificate))) as client:
+        body = b" " * 1_500_000
+        headers = {"Authorization": "Bearer token-alice"}
+        return client.post(f"{site}/chatbot/api/sse/cancel", content=body, headers=headers).status_code

@@ -12,13 +12,24 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.e2e.conftest import Stack
 
+from kdcube.breaker import Breaker
+from kdcube.config.auth import AuthSettings
+from kdcube.config.load import load
+from kdcube.gateway.adopting import unreadable
+from kdcube.gateway.documents import InvalidDocument, resolved
+from kdcube.gateway.identity.documents import Documents
+from kdcube.gateway.identity.openid import OpenIdProvider
 from kdcube.local import bundles
 from kdcube.local.bundle_talk import told_by
 from kdcube.local.home import Home
 from kdcube.local.ports import free_port
+from kdcube.local.proxy import NginxMissing, find_nginx
+from kdcube.postgres.gateway_configs import StoredConfig
+from kdcube.protocol.errors import ConfigurationError
 from kdcube.sdk import Bundle, Turn
 from kdcube.sdk.loading import LoadError, load_bundle
 from kdcube.sdk.testing import run_turn
@@ -35,9 +46,10 @@ class Trouble:
         self.folder = folder
         self.stack = stack
 
-    def kdcube(self, *args: str, port: int | None = None) -> str:
+    def kdcube(self, *args: str, port: int | None = None, **variables: str) -> str:
         env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "KDCUBE_HOME": str(self.folder / "home")}
         env["KDCUBE_PORT"] = str(port or free_port(1, 10, 90, 91))
+        env |= variables
         command = [sys.executable, "-m", "kdcube.cli.main", *args]
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=60)
         assert done.returncode in (1, 2), done.stdout
@@ -110,6 +122,48 @@ class Trouble:
 
         return asyncio.run(later())
 
+    def other_issuer(self) -> str:
+        """As the provider is told of it, that calls itself otherwise."""
+        told = {"issuer": "https://id.example.org/", "jwks_uri": "https://id.example.org/jwks"}
+        given = {"AUTH_PROVIDER": "oidc", "OIDC_ISSUER": "https://id.example.org", "OIDC_CLIENT_ID": "chat"}
+        settings = load(AuthSettings, given).openid
+        assert settings is not None
+
+        async def ask() -> str:
+            transport = httpx.MockTransport(lambda _: httpx.Response(200, json=told))
+            async with httpx.AsyncClient(transport=transport) as http:
+                try:
+                    await OpenIdProvider(settings, Documents(http, Breaker("identity_provider"))).metadata()
+                except ConfigurationError as error:
+                    return str(error)
+            raise AssertionError("it is believed")
+
+        return asyncio.run(ask())
+
+    def no_nginx(self) -> str:
+        try:
+            find_nginx(str(self.folder), beside=str(self.folder))
+        except NginxMissing as error:
+            return str(error)
+        raise AssertionError("there is one")
+
+    def unreadable(self) -> str:
+        stored = StoredConfig(3, {}, "", "root", "put", None, 0)
+        try:
+            resolved({"tenant": "t", "project": "p", "limits": {"max_dreams": 1}}, ("t", "p"))
+        except InvalidDocument as error:
+            return unreadable(stored, error)
+        raise AssertionError("it can be read")
+
+
+def _refusal(**variables: str) -> str:
+    """What a service says that is started with these."""
+    try:
+        load(AuthSettings, variables)
+    except ConfigurationError as error:
+        return str(error)
+    raise AssertionError("it starts")
+
 
 def _log(**line: str) -> str:
     return told_by(json.dumps({"bundle": "mine@1.0.0", **line})) or ""
@@ -128,6 +182,14 @@ PROVOKED: dict[str, Callable[[Trouble], str]] = {
     "this Python makes no": lambda it: it.make('case "$*" in *ensurepip*) exit 1;; esac'),
     "port …": Trouble.port_taken,
     "the data folder": Trouble.home_taken,
+    "GATEWAY_CONFIG_JSON: …": lambda it: it.kdcube(
+        "up", GATEWAY_CONFIG_JSON='{"tenant": "t", "project": "p", "limits": {"max_que_size": 1}}'
+    ),
+    "…: is not set": lambda _: _refusal(AUTH_PROVIDER="oidc"),
+    "AUTH_PROVIDER: is …": lambda _: _refusal(AUTH_PROVIDER="openid"),
+    "OIDC_ISSUER: is …": Trouble.other_issuer,
+    "version …": Trouble.unreadable,
+    "nginx is not installed": Trouble.no_nginx,
     "the bundle …": lambda it: it.kdcube("up", "--bundle", it.bundle("import nowhere")),
     "ModuleNotFoundError": lambda it: it.kdcube("bundles", "check", it.bundle("import nowhere")),
     "KeyError": lambda it: it.kdcube("bundles", "check", it.bundle("import os\nos.environ['KEY']")),

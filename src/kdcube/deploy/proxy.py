@@ -158,6 +158,8 @@ class ProxyFacts:
     access_log: Path = Path("/dev/stdout")
     """Where it says what became of each request, in lines of JSON without queries."""
     version: str = "0"
+    config_checksum: str | None = None
+    """Of the gateway configuration whose limits these are: told in its health."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "services", MappingProxyType(dict(self.services)))
@@ -170,6 +172,10 @@ class ProxyFacts:
             raise InvalidInput("listen", "listen is empty; give an address, such as 0.0.0.0")
         if not _VERSION.fullmatch(self.version):
             raise InvalidInput("version", f"version is {self.version!r}; give letters, digits and . + _ -")
+        if self.config_checksum is not None and not _VERSION.fullmatch(self.config_checksum):
+            raise InvalidInput(
+                "config_checksum", f"config_checksum is {self.config_checksum!r}; give that of a configuration"
+            )
         if any(isinstance(upstream, Named) for upstream in self.services.values()) and not self.resolver:
             raise InvalidInput("resolver", "services by name need a resolver; give the address of a name server")
         if not 256 <= self.max_open_files <= 1_048_576:

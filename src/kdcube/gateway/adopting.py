@@ -5,6 +5,7 @@ from __future__ import annotations
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from kdcube.config.gateway import GatewayConfig
 from kdcube.config.service import ServiceSettings
 from kdcube.gateway.documents import InvalidDocument, resolved
 from kdcube.gateway.live import LiveGateway, Source
@@ -47,6 +48,19 @@ async def adopt_config(service: ServiceSettings) -> LiveGateway:
             remedy="GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP=1, or POST /admin/gateway-config/reset",
         )
     return LiveGateway(config, Source(stored.version))
+
+
+async def config_to_run(service: ServiceSettings) -> GatewayConfig:
+    """What a process that starts now will adopt; nothing is stored or said here. Raises StoreUnavailable."""
+    scope = (service.gateway.tenant, service.gateway.project)
+    if service.gateway_from_environment:
+        return service.gateway
+    async with open_database(service.database_url, min_size=1, max_size=1, name="config-to-run") as database:
+        stored = await GatewayConfigs(database, Audit(database, *scope), *scope).last()
+    try:
+        return service.gateway if stored is None else resolved(stored.document, scope).config
+    except InvalidDocument:
+        return service.gateway
 
 
 def unreadable(stored: StoredConfig, error: InvalidDocument) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from kdcube.config.documents import Finding
 from kdcube.config.gateway import GatewayConfig
 from kdcube.config.resolution import SECTIONS, WRAPPER
 from kdcube.config.sections import COMPONENTS, Restart
@@ -53,6 +54,16 @@ def restarts_between(before: GatewayConfig, after: GatewayConfig, component: str
     if before is after:
         return []
     return [change.path for change in changes_between(before, after) if component_at_restart(change.path) == component]
+
+
+def rendered_elsewhere(changes: Sequence[Change]) -> list[Finding]:
+    """What holds in services at once, and not in what was rendered from the configuration: a larger body ends there."""
+    told = "a proxy in front takes no larger bodies until it is rendered again (kdcube up: with its next start)"
+    return [
+        Finding(change.path, told)
+        for change in changes
+        if change.path.endswith(".max_body_bytes") and change.after > change.before
+    ]
 
 
 def patched(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:

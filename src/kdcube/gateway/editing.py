@@ -10,7 +10,7 @@ from typing import Any
 from kdcube.config.documents import Finding
 from kdcube.config.gateway import GatewayConfig
 from kdcube.config.service import ServiceSettings
-from kdcube.gateway.changes import Change, changes_between, component_at_restart, shown
+from kdcube.gateway.changes import Change, changes_between, component_at_restart, rendered_elsewhere, shown
 from kdcube.gateway.documents import InvalidDocument, resolved
 from kdcube.gateway.following import Following
 from kdcube.gateway.live import LiveGateway
@@ -78,7 +78,8 @@ class Editing:
     def propose(self, base: Base, document: Mapping[str, Any]) -> Proposal:
         """Raises InvalidDocument."""
         valid = resolved(document, self._scope)
-        return Proposal(base, document, valid.config, changes_between(base.config, valid.config), valid.warnings)
+        changes = changes_between(base.config, valid.config)
+        return Proposal(base, document, valid.config, changes, [*valid.warnings, *rendered_elsewhere(changes)])
 
     def environment(self) -> Mapping[str, Any]:
         """The document that the environment of this process gives."""

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from kdcube.config.gateway import GatewayConfig
 from kdcube.deploy.certificates import expiry_of, self_signed
 from kdcube.deploy.proxy import AddressLimits, Fixed, ProxyFacts, Timeouts, Tls, body_limits
 from kdcube.deploy.render.proxy import render_proxy
@@ -64,8 +65,11 @@ class Proxy:
         scheme = "http" if self._settings.proxy_tls is ProxyTls.NONE else "https"
         return f"{scheme}://{HOST}:{self._port}"
 
-    def prepare(self) -> ServiceSpec:
-        """Write what it needs and have nginx check it. Raises InvalidInput, NginxRefused."""
+    def prepare(self, gateway: GatewayConfig) -> ServiceSpec:
+        """Write what it needs, with the limits of ``gateway``, and have nginx check it.
+
+        Raises InvalidInput, NginxRefused.
+        """
         account = unprivileged_account(self._folder)
         for folder in (self._folder, self._kept):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -73,7 +77,7 @@ class Proxy:
         self._log.touch(0o600)
         _give(self._log, account)  # nginx opens it by itself
         configuration = self._folder / "nginx.conf"
-        configuration.write_text(render_proxy(self._facts(account)))
+        configuration.write_text(render_proxy(self._facts(account, gateway)))
         _give(configuration, account)
         argv = (self._binary, "-e", "stderr", "-p", str(self._folder), "-c", str(configuration))
         try:
@@ -91,7 +95,7 @@ class Proxy:
     def _port(self) -> int:
         return self._settings.first_port + PROXY_OFFSET
 
-    def _facts(self, account: Account | None) -> ProxyFacts:
+    def _facts(self, account: Account | None, gateway: GatewayConfig) -> ProxyFacts:
         address = ip_address(HOST)
         tls = self._tls(account)
         return ProxyFacts(
@@ -99,7 +103,7 @@ class Proxy:
             services={
                 service: Fixed(tuple((address, port) for port in ports)) for service, ports in self._services.items()
             },
-            body_bytes=body_limits(self._settings.gateway),
+            body_bytes=body_limits(gateway),
             listen=(address,),
             port=self._port if tls is None else self._settings.first_port + REDIRECT_OFFSET,
             tls=tls,
@@ -108,6 +112,7 @@ class Proxy:
             max_open_files=min(65_536, resource.getrlimit(resource.RLIMIT_NOFILE)[1]),
             access_log=self._log,
             version=version("kdcube"),
+            config_checksum=gateway.checksum,
         )
 
     def _tls(self, account: Account | None) -> Tls | None:

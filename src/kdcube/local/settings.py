@@ -30,6 +30,7 @@ _FOR_INGRESS = (
     *("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_AUDIENCE", "OIDC_ROLES_CLAIM", "OIDC_ALGORITHMS", "OIDC_CLOCK_SKEW_SEC"),
     *("COGNITO_REGION", "COGNITO_USER_POOL_ID", "COGNITO_APP_CLIENT_ID", "COGNITO_SERVICE_CLIENT_ID", "COGNITO_ISSUER"),
 )
+_SIGNING_IN = (AuthProvider.OIDC, AuthProvider.COGNITO)
 _FOR_SIGNING_IN = ("PROXYLOGIN_ENCRYPTION_KEYS", "PROXYLOGIN_PUBLIC_URL")
 """What ingress must know of it as well."""
 _FOR_PROXYLOGIN = (
@@ -79,7 +80,7 @@ class LocalSettings:
     @property
     def signs_in(self) -> bool:
         """Whether people sign in at an OpenID provider through proxylogin."""
-        return self.proxylogin_variables.get("AUTH_PROVIDER", "").strip().lower() == AuthProvider.OIDC
+        return self.proxylogin_variables.get("AUTH_PROVIDER", "").strip().lower() in _SIGNING_IN
 
     @classmethod
     def read(cls, environment: Environment) -> Self:

@@ -16,6 +16,7 @@ from kdcube.config.load import load
 from kdcube.config.proc import ProcSettings
 from kdcube.config.proxylogin import ProxyLoginSettings
 from kdcube.deploy.routes import Service
+from kdcube.gateway.adopting import config_to_run
 from kdcube.local.bundles import assemble
 from kdcube.local.docs import DOCS_ID, docs_entry
 from kdcube.local.home import Home
@@ -106,14 +107,17 @@ class Stack:
         }
         ingress = [self._ingress(number, shared) for number in range(self.options.ingress)]
         proc = [self._proc(number, shared) for number in range(self.options.proc)]
-        load(IngressSettings, ingress[0].program.env)  # told here at once instead of by each process again and again
+        adopting = load(
+            IngressSettings, ingress[0].program.env
+        )  # told here at once instead of by each process again and again
         load(ProcSettings, proc[0].program.env)
         if self._signs_in:
             load(ProxyLoginSettings, self._proxylogin(shared).program.env)
         stores = supervisor.services
         if proxy is not None:
             # Before ingress, so that it ends behind it: what is under way when ingress drains still gets its answer.
-            supervisor.start(await asyncio.to_thread(proxy.prepare))
+            gateway = await config_to_run(adopting.service)
+            supervisor.start(await asyncio.to_thread(proxy.prepare, gateway))
         supervisor.start(*ingress, needs=stores)
         if self._signs_in:
             supervisor.start(self._proxylogin(shared), needs=stores)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.eventually import eventually
 
 from kdcube.config.gateway import GatewayConfig
 from kdcube.deploy.proxy import Fixed, ProxyFacts, body_limits
@@ -130,9 +131,11 @@ class Nginx:
         children = self._children()
         self.write(facts)
         self._process.send_signal(signal.SIGHUP)
-        async with asyncio.timeout(PATIENCE_S):
-            while not self._children() - children:
-                await asyncio.sleep(0.01)
+
+        async def begun() -> bool:  # nginx says nothing of a reload but in a log that holds what is critical only
+            return bool(self._children() - children)
+
+        await eventually(begun, "new workers have begun", within_s=PATIENCE_S)
 
     def close(self, sign: signal.Signals = signal.SIGTERM) -> None:
         if self._process is not None:
@@ -144,17 +147,17 @@ class Nginx:
         return set(Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split())
 
     async def _listens(self) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while True:
-                assert self._process is not None
-                assert self._process.poll() is None, self.log.read_text()
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-                except ConnectionError:
-                    await asyncio.sleep(0.01)
-                else:
-                    writer.close()
-                    return
+        async def accepts() -> bool:  # as above: it tells nobody that it listens
+            assert self._process is not None
+            assert self._process.poll() is None, self.log.read_text()
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+            except ConnectionError:
+                return False
+            writer.close()
+            return True
+
+        await eventually(accepts, "nginx listens", within_s=PATIENCE_S)
 
     async def send(self, request: str | bytes) -> tuple[int, dict[str, str], bytes]:
         """One request, written as it is, on a connection of its own: status, headers, body."""

@@ -15,6 +15,7 @@ from ipaddress import ip_address, ip_network
 
 import httpx
 import pytest
+from tests.eventually import eventually
 from tests.integration.deploy.conftest import LOOPBACK, Request, parse
 from tests.unit.deploy.test_render_proxy import VARIANTS
 
@@ -313,9 +314,11 @@ async def test_a_reload_cuts_no_stream(open_front):
             await next_event(reader, source.say())
             absent = {service: at for service, at in front.nginx.facts.services.items() if service is not Service.UI}
             await front.nginx.reload(front.facts(services=absent))
-            async with asyncio.timeout(PATIENCE_S):
-                while (await front.nginx.get("/chatbot/"))[0] != 404:  # old workers may still take a connection
-                    await asyncio.sleep(0.01)
+
+            async def is_gone() -> bool:  # old workers may still take a connection, and do not say when they do no more
+                return (await front.nginx.get("/chatbot/"))[0] == 404
+
+            await eventually(is_gone, "the new configuration answers", within_s=PATIENCE_S)
             await next_event(reader, source.say())
 
 
@@ -392,9 +395,11 @@ async def test_names_are_resolved_by_the_resolver(open_front):
             assert (await front.nginx.get("/chatbot/api/integrations/x?y=1"))[0] == 200
             assert front.proc.requests[0].target == "/chatbot/api/integrations/x?y=1"
             names.address = "127.0.0.9"  # nobody is there
-            async with asyncio.timeout(PATIENCE_S):
-                while (await front.nginx.get("/chatbot/api/integrations/x"))[0] == 200:
-                    await asyncio.sleep(0.05)
+
+            async def moved() -> bool:  # a name is asked for again by a request only, once its time is over
+                return (await front.nginx.get("/chatbot/api/integrations/x"))[0] != 200
+
+            await eventually(moved, "the name is asked for again", within_s=PATIENCE_S)
             assert len(names.asked) > 1
     finally:
         transport.close()

@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.eventually import eventually
 from tests.integration.ingress.asking import body, refused, sent
 from tests.integration.ingress.conftest import Bench, BenchWith
 
@@ -91,8 +92,11 @@ async def test_a_patch_is_in_force_at_once_and_leaves_the_rest(root: httpx.Async
 async def test_another_process_follows(bench: Bench, bench_with: BenchWith, root: httpx.AsyncClient) -> None:
     other = await (await bench_with()).client("root-token")
     await told(await root.patch(CONFIG, json={"limits": {"max_text_chars": 10}}))
-    while await text_limit(other) != 10:
-        await asyncio.sleep(0.01)
+
+    async def follows() -> bool:  # it applies what it hears by itself, and tells nobody
+        return await text_limit(other) == 10
+
+    await eventually(follows, "the other process has heard of it")
     late = await (await bench_with()).client("root-token")  # starts with it
     assert await text_limit(late) == 10
     assert (await told(await late.get("/ready")))["config_version"] == 2
@@ -326,3 +330,17 @@ async def test_no_rate_locks_administrators_out(root: httpx.AsyncClient) -> None
     refused(await root.get("/conversations"), 429)
     await told(await root.post(f"{CONFIG}/reset"))
     await told(await root.get("/conversations"))
+
+
+async def test_what_a_proxy_does_not_take_over_is_told(root: httpx.AsyncClient) -> None:
+    """It was rendered with the limit before: what is larger ends there, whatever the services take."""
+    patch = {"limits": {"max_body_bytes": 2_000_000, "max_text_chars": 200_000}}
+    for path, given in ((f"{CONFIG}/validate", {"patch": patch}), (CONFIG, patch)):
+        verdict = await told(await root.request("POST" if path != CONFIG else "PATCH", path, json=given))
+        assert [one["path"] for one in verdict["warnings"]] == [
+            "limits.ingress.max_body_bytes",
+            "limits.proc.max_body_bytes",
+        ]
+        assert "rendered again" in verdict["warnings"][0]["message"]
+    lower = {"limits": {"max_body_bytes": 1_000_000}}
+    assert (await told(await root.patch(CONFIG, json=lower)))["warnings"] == []

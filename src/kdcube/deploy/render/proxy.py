@@ -330,7 +330,8 @@ def _listening(facts: ProxyFacts, tls: Tls | None, *more: str, only_tls: bool = 
 
 def _about(facts: ProxyFacts) -> Iterator[str]:
     """What load balancers and `kdcube status` ask: whether this process serves, not whether others do."""
-    told = json.dumps({"status": "alive", "service": "proxy", "version": facts.version})
+    checksum = {} if facts.config_checksum is None else {"config_checksum": facts.config_checksum}
+    told = json.dumps({"status": "alive", "service": "proxy", "version": facts.version, **checksum})
     for path in ("/health", "/ready"):
         yield block("location", "=", path, body=[directive("access_log", "off"), directive("return", 200, told)])
 
