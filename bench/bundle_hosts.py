@@ -15,12 +15,14 @@ from bench.cpu import process_cpu_s
 from bench.report import Bench, Effort, Section, Spread, Table, spread
 from bench.turn_envelopes import envelope
 
-from kdcube.config.bundles import BundleEntry, BundleRegistry
+from kdcube.config.bundles import BundleEntry
 from kdcube.proc.bundles.host import RunningTurn
 from kdcube.proc.bundles.jobs import Completed, Delta, Emit, TurnJob
 from kdcube.proc.bundles.pool import HostPool, open_host_pool
+from kdcube.proc.bundles.release import BundleRelease
 
 AT_ONCE = 16
+BUNDLE = "echo@1.0.0"
 _CREDIT_EVERY_BYTES = 16_384
 
 
@@ -58,13 +60,12 @@ class Sink:
 
 
 async def measure(effort: Effort) -> BundleHosts:
-    registry = BundleRegistry(
-        bundles={"echo@1.0.0": BundleEntry(id="echo@1.0.0", path=str(resources.files("kdcube") / "echo"))}
-    )
+    entry = BundleEntry(id=BUNDLE, path=str(resources.files("kdcube") / "echo"))
+    releases = {BUNDLE: BundleRelease(1, entry)}
     deltas, turns = effort.of(8_000, 500), effort.of(125, 10)
     by_delta, by_turn = [], []
     with tempfile.TemporaryDirectory() as run_dir:
-        async with open_host_pool(registry, slots=64, group_size=64, run_dir=Path(run_dir)) as pool:
+        async with open_host_pool(releases, needed=releases, slots=64, group_size=64, run_dir=Path(run_dir)) as pool:
             (host,) = pool.status()[0].host_pids
             await _cost(pool, host, {"deltas": 20, "text_bytes": 8}, 20, 1)  # warm
             for _ in range(effort.of(5, 1)):
@@ -81,7 +82,8 @@ async def _cost(
     async def one_after_another() -> None:
         for _ in range(turns):
             sink = Sink()
-            sink.running = await pool.start(TurnJob(envelope(payload={"echo": orders}), attempt=1), sink)
+            job = TurnJob(envelope(payload={"echo": orders}), attempt=1)
+            sink.running = pool.seat(BUNDLE).start(job, sink)
             outcome = await sink.running.outcome
             assert outcome == Completed(), outcome
 

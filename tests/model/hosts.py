@@ -11,6 +11,8 @@ from typing import Any
 from kdcube.config.bundles import BundleEntry
 from kdcube.proc.bundles.host import BundleHost, HostLimits, RunningTurn
 from kdcube.proc.bundles.jobs import BundleUnavailable, TurnJob, TurnSink
+from kdcube.proc.bundles.release import BundleRelease
+from kdcube.proc.bundles.seat import Seat
 from kdcube.proc.bundles.sources.source import Code
 from kdcube.sdk import wire
 from kdcube.sdk.bundle import Bundle, BundleError
@@ -151,7 +153,7 @@ class ModelPool:
         self._attempts = attempts
         self._slots = slots
         self._began = began
-        self._job: tuple[TurnJob, TurnSink]
+        self.job: tuple[TurnJob, TurnSink]
         self.on_change: Callable[[], None] = lambda: None
         self.processes: list[Process] = []
         self.draining = False
@@ -161,7 +163,7 @@ class ModelPool:
         """A new host where the old one takes no more turns."""
         if self._taking():
             return
-        process = Process(lambda message: self._began(*self._job))
+        process = Process(lambda message: self._began(*self.job))
         limits = HostLimits(cancel_grace_s=GRACE_S, stop_grace_s=NEVER_S)
         entry = BundleEntry(id="trial@1", path="nowhere")
         host: Any = BundleHost(entry, Code("nowhere", "v1"), process, limits, lambda: 0.0, lambda _: self.on_change())  # type: ignore[arg-type]
@@ -176,24 +178,30 @@ class ModelPool:
 
     def room(self) -> dict[str, int]:
         taking = [] if self.draining else self._taking()
-        free = self._slots - sum(process.host.running for process in self.processes)
+        free = self._slots - sum(process.host.occupied for process in self.processes)
         return dict.fromkeys(self._attempts, free) if taking and free > 0 else {}
 
-    def version(self, bundle_id: str) -> str:
-        return self._one(bundle_id).host.version
-
-    def max_attempts(self, bundle_id: str) -> int:
-        self._one(bundle_id)
-        return self._attempts[bundle_id]
+    def seat(self, bundle_id: str) -> Seat:
+        allowed = self._attempts[bundle_id]
+        release = BundleRelease(1, BundleEntry(id=bundle_id, path="nowhere", max_attempts=allowed))
+        another = lambda _: self._one(bundle_id).host  # noqa: E731
+        return ModelSeat(self, release, self._one(bundle_id).host, another=another, attempts=lambda: allowed)
 
     def _one(self, bundle_id: str) -> Process:
         if taking := self._taking():
             return taking[0]
         raise BundleUnavailable(bundle_id, "its host is being replaced")
 
-    async def start(self, job: TurnJob, sink: TurnSink) -> RunningTurn:
-        process = self._one(job.envelope.bundle_id)
-        self._job = job, sink
-        running = process.host.start(job, sink)
-        process.host._channel.flush()
+
+class ModelSeat(Seat):
+    """As a seat, but what it says to the host is there at once."""
+
+    def __init__(self, pool: ModelPool, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._pool = pool
+
+    def start(self, job: TurnJob, sink: TurnSink) -> RunningTurn:
+        self._pool.job = job, sink
+        running = super().start(job, sink)
+        running._host._channel.flush()
         return running

@@ -225,7 +225,7 @@ class WorkerService(Service):
             steers=Steers(self.connection, KEYS),
             epoch_watch=self.epochs,
             pool=self.pool,  # type: ignore[arg-type]
-            grants=lambda bundle: BundleGrant({}, {}, ATTEMPTS[bundle]),
+            grants=lambda _: BundleGrant({}, {}),
         )
         self.worker = Worker(
             desk,

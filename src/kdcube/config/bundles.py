@@ -60,6 +60,13 @@ class BundleEntry(BaseModel):
     """A branch, tag or commit; None: the branch that the repository calls its own."""
     git_subdir: str | None = Field(default=None, validation_alias=AliasChoices("git_subdir", "subdir"))
     """The bundle's folder within the repository; None: its root."""
+    git_poll_s: Number | None = Field(default=None, ge=10, le=86_400)
+    """So often it is looked whether ``git_ref`` names another commit, which is released then; None: never."""
+
+    @property
+    def fetched(self) -> bool:
+        """Whether its code comes from git."""
+        return self.path is None and self.git_url is not None
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -77,6 +84,8 @@ class BundleEntry(BaseModel):
                 check_git_ref(self.git_ref)
             if self.git_subdir is not None:
                 check_git_subdir(self.git_subdir)
+        elif self.git_poll_s is not None:
+            raise ValueError("git_poll_s needs git_url, and no path")
         if self.idle_limit_s > self.wall_limit_s:
             raise ValueError("idle_limit_s is above wall_limit_s, so it could never be reached")
         return self
@@ -121,7 +130,7 @@ class BundleRegistry(BaseModel):
     def fetched(self) -> tuple[GitAddress, ...]:
         """Where bundles without a ``path`` come from."""
         entries = self.bundles.values()
-        return tuple(GitAddress.parse(entry.git_url) for entry in entries if entry.git_url and entry.path is None)
+        return tuple(GitAddress.parse(entry.git_url or "") for entry in entries if entry.fetched)
 
     @property
     def secret_names(self) -> frozenset[str]:

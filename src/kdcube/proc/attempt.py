@@ -17,6 +17,7 @@ from kdcube.postgres.records import (
     Started,
     StartRequest,
 )
+from kdcube.proc.bundles.host import RunningTurn
 from kdcube.proc.bundles.jobs import (
     BundleUnavailable,
     Cancelled,
@@ -29,7 +30,7 @@ from kdcube.proc.bundles.jobs import (
     TurnJob,
     TurnTooLarge,
 )
-from kdcube.proc.bundles.pool import RunningTurn
+from kdcube.proc.bundles.seat import Seat, VersionGone
 from kdcube.proc.claimed import RETRY_S, ClaimedTurn, now_ms
 from kdcube.proc.desk import Desk
 from kdcube.proc.log_writer import LogWriter
@@ -66,11 +67,16 @@ class Attempt:
         """The bundle may have begun: from here on the turn is not repeated without leave."""
         self._steers_wait = False
         self._steers: dict[str, TakenSteer] = {}
+        self._seat: Seat | None = None
         self._running: RunningTurn | None = None
         self._writer: LogWriter | None = None
         self._stopped: asyncio.Future[Outcome | KDCubeError] = asyncio.get_running_loop().create_future()
         self._hand_back = False
         self._cancelled = False
+        try:  # at once: what is claimed next shall find the room that is left
+            self._seat = desk.pool.seat(self.envelope.bundle_id)
+        except BundleUnavailable as error:
+            log.warning("turn handed back", turn_id=self.envelope.turn_id, reason=str(error))
 
     # --- what others tell it ------------------------------------------------------------------------------------------
 
@@ -149,20 +155,18 @@ class Attempt:
             self._free_slot()
 
     def _free_slot(self) -> None:
+        if self._seat:
+            self._seat.leave()
         if self._on_slot_free:
             self._on_slot_free()
             self._on_slot_free = None
 
     async def _run(self) -> None:
-        if self._hand_back:
+        seat = self._seat
+        if self._hand_back or seat is None:
             await self._turn.release()
             return
-        try:
-            version = self._desk.pool.version(self.envelope.bundle_id)
-        except BundleUnavailable as error:
-            log.warning("turn handed back", turn_id=self.envelope.turn_id, reason=str(error))
-            await self._turn.release()
-            return
+        version = seat.version
         outcome = await self._commit_start(version)
         if isinstance(outcome, NotStarted):
             await self._turn.settle_unstarted(outcome)
@@ -176,7 +180,7 @@ class Attempt:
         self._writer = writer
         writing = asyncio.create_task(writer.run())
         try:
-            end = await self._serve(outcome)
+            end = await self._serve(outcome, seat)
             self._free_slot()
             await writer.flush(FLUSH_S)
         finally:
@@ -241,7 +245,7 @@ class Attempt:
             on_failed=self._stop,
         )
 
-    async def _serve(self, started: Started) -> Outcome | KDCubeError:
+    async def _serve(self, started: Started, seat: Seat) -> Outcome | KDCubeError:
         """The bundle's part of the turn."""
         desk, envelope, turn_id = self._desk, self.envelope, self.envelope.turn_id
         history = told_before(envelope.history)
@@ -252,7 +256,7 @@ class Attempt:
             return Cancelled()
         if self._stopped.done():
             return self._stopped.result()
-        grant = desk.grants(envelope.bundle_id)
+        grant = desk.grants(seat.release.entry)
         job = TurnJob(
             envelope=envelope,
             attempt=self._attempt,
@@ -261,7 +265,7 @@ class Attempt:
             config=grant.config,
             secrets=grant.secrets,
         )
-        running = await self._hand_over(job)
+        running = await self._hand_over(job, seat)
         if not isinstance(running, RunningTurn):
             return running
         self._running = running
@@ -282,15 +286,18 @@ class Attempt:
             return self._stopped.result()
         return running.outcome.result()
 
-    async def _hand_over(self, job: TurnJob) -> RunningTurn | Outcome | KDCubeError:
+    async def _hand_over(self, job: TurnJob, seat: Seat) -> RunningTurn | Outcome | KDCubeError:
         """To a bundle host, waiting for one while hosts that died are replaced: nothing of the turn has run yet."""
         deadline = time.monotonic() + HOST_WAIT_S
         while True:
             try:
                 self._delivered = True
-                return await self._desk.pool.start(job, self)
+                return seat.start(job, self)
             except TurnTooLarge as error:
                 return Failed("turn_too_large", str(error))
+            except VersionGone:  # its log says that version: it starts again, as another attempt
+                self._delivered = False
+                return HostLost("crash")
             except BundleUnavailable as error:
                 self._delivered = False
                 if time.monotonic() >= deadline:
@@ -375,14 +382,7 @@ class Attempt:
                 repeatable = False
         if not repeatable or not self._delivered:
             return repeatable
-        grant = self._desk.grants(self.envelope.bundle_id)
-        allowed = grant.max_attempts
-        if allowed is None:
-            try:
-                allowed = self._desk.pool.max_attempts(self.envelope.bundle_id)
-            except BundleUnavailable:
-                return False
-        return self._attempt < allowed
+        return self._seat is not None and self._attempt < self._seat.max_attempts
 
     def _written(self, n_bytes: int) -> None:
         if self._running:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from kdcube.config.bundles import BundleEntry
 from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.pool import HostPool
 from kdcube.redis.epoch import EpochWatch
@@ -17,11 +18,10 @@ from kdcube.telemetry.instruments import Instruments
 
 @dataclass(frozen=True, slots=True)
 class BundleGrant:
-    """What the registry gives to a bundle's turns."""
+    """What a registry entry gives to the turns of its bundle."""
 
     config: dict[str, Any]
     secrets: dict[str, str]
-    max_attempts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,5 +35,5 @@ class Desk:
     steers: Steers
     epoch_watch: EpochWatch
     pool: HostPool
-    grants: Callable[[str], BundleGrant]
+    grants: Callable[[BundleEntry], BundleGrant]
     instruments: Instruments = field(default_factory=Instruments)

@@ -15,7 +15,7 @@ import uvicorn
 import uvloop
 
 from kdcube import __version__
-from kdcube.config.bundles import BundleRegistry
+from kdcube.config.bundles import BundleEntry
 from kdcube.config.gateway import GatewayConfig
 from kdcube.config.load import load_service
 from kdcube.config.proc import ProcSettings
@@ -33,7 +33,9 @@ from kdcube.postgres.gateway_configs import GatewayConfigs
 from kdcube.postgres.locks import Leadership
 from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.host import HostLimits
+from kdcube.proc.bundles.jobs import BundleUnavailable
 from kdcube.proc.bundles.pool import BundleLoadError, HostPool, open_host_pool
+from kdcube.proc.bundles.release import BundleRelease
 from kdcube.proc.bundles.sources.git_source import open_git_store
 from kdcube.proc.bundles.watching import reload_on_change
 from kdcube.proc.desk import BundleGrant, Desk
@@ -117,14 +119,15 @@ class Proc:
             git = stack.enter_context(open_git_store(service.home / "git", settings.git))
             self.pool = await enter(
                 open_host_pool(
-                    _patient(service.bundles)
-                    if settings.debug_bundles
-                    else _limited(service.bundles, settings.turn_limit_s),
+                    {bundle_id: BundleRelease(1, entry) for bundle_id, entry in service.bundles.bundles.items()},
+                    service.bundles.default_bundle_id,
                     slots=self._slots(),
                     run_dir=service.home / "run" / worker_id,
                     limits=_DEBUGGED if settings.debug_bundles else None,
                     on_change=self._room_changed,
                     git=git,
+                    needed=[entry.id for entry in service.bundles.bundles.values() if not entry.fetched],
+                    bounded=_patient if settings.debug_bundles else _limited(settings.turn_limit_s),
                 )
             )
             leadership = await enter(Leadership(service.database_url, *scope, "maintenance"))
@@ -217,7 +220,7 @@ class Proc:
             self.probes.tasks.append(await enter(_owned(_sign_of_life(leases), "sign of life")))
             self.probes.tasks.append(await enter(self.worker.working()))
             if settings.watch_bundles:
-                watching = reload_on_change(self.pool, service.bundles)
+                watching = reload_on_change(self.pool)
                 self.probes.tasks.append(await enter(_owned(watching, "watching bundles")))
             gc.collect()
             gc.freeze()
@@ -264,22 +267,18 @@ class Proc:
         }
 
     def _max_attempts(self, bundle_id: str) -> int:
-        entry = self.settings.service.bundles.bundles.get(bundle_id)
-        if entry is None:
-            return 1
         try:
-            return max(entry.max_attempts, self.pool.max_attempts(bundle_id))
-        except KDCubeError:
-            return entry.max_attempts
+            return self.pool.max_attempts(bundle_id)
+        except BundleUnavailable:
+            return 1
 
-    def _grant(self, bundle_id: str) -> BundleGrant:
-        entry = self.settings.service.bundles.bundles[bundle_id]
+    def _grant(self, entry: BundleEntry) -> BundleGrant:
         secrets = {
             name: self.settings.secrets[name].get_secret_value()
             for name in entry.secrets
             if name in self.settings.secrets
         }
-        return BundleGrant(dict(entry.config), secrets, self._max_attempts(bundle_id))
+        return BundleGrant(dict(entry.config), secrets)
 
     def _protection(self) -> EcsProtection | NoProtection:
         agent = self.settings.ecs_agent_uri
@@ -293,25 +292,22 @@ _DEBUGGED = HostLimits(beat_timeout_s=_DAY_S, cancel_grace_s=_DAY_S, load_timeou
 """For somebody who looks at a turn that stands still."""
 
 
-def _patient(registry: BundleRegistry) -> BundleRegistry:
+def _patient(entry: BundleEntry) -> BundleEntry:
     """No turn ends for taking long or for being silent."""
-    limits = {"wall_limit_s": _DAY_S, "idle_limit_s": _DAY_S}
-    entries = {bundle_id: entry.model_copy(update=limits) for bundle_id, entry in registry.bundles.items()}
-    return registry.model_copy(update={"bundles": entries})
+    return entry.model_copy(update={"wall_limit_s": _DAY_S, "idle_limit_s": _DAY_S})
 
 
-def _limited(registry: BundleRegistry, turn_limit_s: float) -> BundleRegistry:
+def _limited(turn_limit_s: float) -> Callable[[BundleEntry], BundleEntry]:
     """No bundle's turns may take longer than those of this installation."""
-    entries = {
-        bundle_id: entry.model_copy(
-            update={
-                "wall_limit_s": min(entry.wall_limit_s, turn_limit_s),
-                "idle_limit_s": min(entry.idle_limit_s, turn_limit_s),
-            }
-        )
-        for bundle_id, entry in registry.bundles.items()
-    }
-    return registry.model_copy(update={"bundles": entries})
+
+    def limited(entry: BundleEntry) -> BundleEntry:
+        limits = {
+            "wall_limit_s": min(entry.wall_limit_s, turn_limit_s),
+            "idle_limit_s": min(entry.idle_limit_s, turn_limit_s),
+        }
+        return entry.model_copy(update=limits)
+
+    return limited
 
 
 @asynccontextmanager

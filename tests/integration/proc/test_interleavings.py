@@ -16,8 +16,9 @@ from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.locks import Leadership
 from kdcube.postgres.records import Ending, Finished, HistoryTurn
 from kdcube.postgres.turns import Turns
+from kdcube.proc.bundles.host import RunningTurn
 from kdcube.proc.bundles.jobs import TurnJob, TurnSink
-from kdcube.proc.bundles.pool import HostPool, RunningTurn
+from kdcube.proc.bundles.seat import Seat
 from kdcube.proc.reaper import Reaper
 from kdcube.proc.reconciler import Reconciler
 from kdcube.protocol.errors import EpochMismatch
@@ -365,19 +366,19 @@ async def test_a_turn_whose_lease_is_lost_before_its_bundle_has_it_runs_later(
 async def test_another_attempt_begins_when_no_code_of_the_last_can_run(
     deployment: Deployment, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requeue, pool_start = Turns.requeue, HostPool.start
+    requeue, seat_start = Turns.requeue, Seat.start
     begun_in: list[RunningTurn] = []
     gone: list[bool] = []
 
-    async def start(self: HostPool, job: TurnJob, sink: TurnSink) -> RunningTurn:
-        begun_in.append(await pool_start(self, job, sink))
+    def start(self: Seat, job: TurnJob, sink: TurnSink) -> RunningTurn:
+        begun_in.append(seat_start(self, job, sink))
         return begun_in[-1]
 
     async def recorded(self: Turns, *args: Any, **kwargs: Any) -> bool:
         gone.append(begun_in[0].exited.done())
         return await requeue(self, *args, **kwargs)
 
-    monkeypatch.setattr(HostPool, "start", start)
+    monkeypatch.setattr(Seat, "start", start)
     monkeypatch.setattr(Turns, "requeue", recorded)
     async with deployment.proc(max_attempts=2) as proc:
         turn = await client.send(echo={"deltas": 20, "delay_ms": 20})

@@ -185,6 +185,8 @@ class BundleHost:
         """The process has ended and nothing of it is left."""
         self.idle_since = clock()
         self.turns_ended = 0
+        self.seats = 0
+        """Turns that are going to start here; the host stays for them."""
         self._process = process
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -197,6 +199,7 @@ class BundleHost:
         self._stopping: asyncio.TimerHandle | None = None
         self._wire_ended = asyncio.Event()
         self._doom: LostReason = "crash"
+        self._condemned = False
         self._beats_seen = 0
         self._silent_s = 0.0
         self._reaping = self._loop.create_task(self._reap(), name=f"host {process.pid}")
@@ -234,9 +237,26 @@ class BundleHost:
         """Turns that have no outcome yet."""
         return sum(not turn.settled for turn in self._turns.values())
 
+    @property
+    def occupied(self) -> int:
+        """Turns that run here, or are going to."""
+        return self.running + self.seats
+
+    @property
+    def failing(self) -> bool:
+        """It is lost, is being ended, or runs a turn that does not stop: no turn is to start here."""
+        return self.lost or self._condemned or any(turn.settled for turn in self._turns.values())
+
+    def take_seat(self) -> None:
+        self.seats += 1
+
+    def leave_seat(self) -> None:
+        self.seats -= 1
+        self._changed()
+
     def start(self, job: TurnJob, sink: TurnSink) -> RunningTurn:
-        """Raises TurnTooLarge, BundleUnavailable."""
-        if self.lost or self.retiring:
+        """For whoever has a seat. Raises TurnTooLarge, BundleUnavailable."""
+        if self.lost:
             raise BundleUnavailable(self.entry.id, "its host is leaving")
         self._numbers += 1
         envelope = job.envelope
@@ -284,7 +304,7 @@ class BundleHost:
 
     @property
     def busy(self) -> bool:
-        return bool(self._turns or self._calls)
+        return bool(self._turns or self.seats or self._calls)
 
     def send(self, message: Any) -> None:
         """Says something to the host, in order; what is said to a host that is gone is lost."""
@@ -384,14 +404,14 @@ class BundleHost:
     # ---- the end
 
     def retire(self, why: str) -> None:
-        """Takes no more turns; leaves when those that it has are done."""
+        """Takes no more seats; leaves when the turns that it has are done."""
         if not self.retiring:
             self.retiring = True
             _log.info("host_retiring", bundle=self.entry.id, version=self.version, pid=self.pid, why=why)
         self._changed()
 
     def _changed(self) -> None:
-        if self.retiring and not self.lost and not self.running and not self._calls:
+        if self.retiring and not self.lost and not self.occupied and not self._calls:
             if self._turns:  # only turns that do not stop
                 self.condemn("unresponsive_cancel")
             elif self._stopping is None:
@@ -408,6 +428,7 @@ class BundleHost:
         """Ends the process at once; its turns are lost for ``reason``."""
         if not self.lost:
             self._doom = reason
+        self._condemned = True
         self._process.kill()
 
     def _wire_lost(self, error: wire.WireError | None) -> None:

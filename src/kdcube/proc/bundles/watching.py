@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
-from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.proc.bundles.content import bundle_files, own_folder
 from kdcube.proc.bundles.host import BundleLoadError
+from kdcube.proc.bundles.jobs import BundleUnavailable
 from kdcube.proc.bundles.pool import HostPool
 
 _log = structlog.get_logger("kdcube.bundle")
@@ -29,15 +30,26 @@ _LOOK_SHARE = 20
 Stamp = tuple[tuple[str, int, int], ...]
 
 
-async def reload_on_change(pool: HostPool, registry: BundleRegistry) -> None:
+async def reload_on_change(pool: HostPool) -> None:
     """Until it is cancelled. What does not load is logged, and the version before goes on."""
+    watched: dict[str, tuple[Path, asyncio.Task[None]]] = {}
     async with asyncio.TaskGroup() as group:
-        for entry in registry.bundles.values():
-            if entry.path is not None:
-                group.create_task(_watch(pool, entry, own_folder(Path(entry.path), entry.module)))
+        while True:
+            roots = {
+                bundle_id: own_folder(Path(entry.path or ""), entry.module)
+                for bundle_id, entry in pool.folders().items()
+            }
+            for bundle_id, (root, task) in list(watched.items()):
+                if roots.get(bundle_id) != root:
+                    del watched[bundle_id]
+                    task.cancel()
+            for bundle_id in roots.keys() - watched.keys():
+                root = roots[bundle_id]
+                watched[bundle_id] = root, group.create_task(_watch(pool, bundle_id, root))
+            await asyncio.sleep(_LOOK_S)
 
 
-async def _watch(pool: HostPool, entry: BundleEntry, root: Path) -> None:
+async def _watch(pool: HostPool, bundle_id: str, root: Path) -> None:
     seen = await asyncio.to_thread(_stamp, root)
     failed, pause_s = False, _LOOK_S
     while True:
@@ -51,7 +63,8 @@ async def _watch(pool: HostPool, entry: BundleEntry, root: Path) -> None:
             seen = now
             await asyncio.sleep(_SETTLE_S)
             now = await asyncio.to_thread(_stamp, root)
-        failed = await _reload(pool, entry.id, began, failed)
+        with suppress(BundleUnavailable):  # it was removed: this ends soon
+            failed = await _reload(pool, bundle_id, began, failed)
 
 
 async def _reload(pool: HostPool, bundle_id: str, began: float, failed: bool) -> bool:

@@ -60,9 +60,11 @@ class Probes:
                 {
                     "id": bundle.id,
                     "version": bundle.version,
+                    "release": bundle.release,
                     "default": bundle.default,
                     "host_pids": list(bundle.host_pids),
                     "unavailable": bundle.unavailable,
+                    "problem": bundle.problem,
                 }
                 for bundle in self.pool.status()
             ],

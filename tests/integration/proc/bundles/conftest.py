@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 import kdcube
-from kdcube.config.bundles import BundleEntry, BundleRegistry
+from kdcube.config.bundles import BundleEntry
 from kdcube.proc.bundles.host import HostLimits, RunningTurn
 from kdcube.proc.bundles.jobs import Delta, Emit, Outcome, TurnJob
 from kdcube.proc.bundles.pool import HostPool, open_host_pool
+from kdcube.proc.bundles.release import BundleRelease
 from kdcube.protocol.ids import new_id
 from kdcube.protocol.turns import TurnEnvelope, UserType
 
@@ -101,7 +102,7 @@ class Hosts:
 
     async def start(self, job: TurnJob, **options: Any) -> Run:
         run = Run(**options)
-        run.running = await self.pool.start(job, run)
+        run.running = self.pool.seat(job.envelope.bundle_id).start(job, run)
         if run.ahead:
             run.running.credit(run.ahead)
         return run
@@ -159,19 +160,19 @@ def open_hosts(tmp_path: Path) -> OpenHosts:
     ) -> AsyncGenerator[Hosts]:  # fmt: skip
         if path == "":
             path = echo_as("test@1", tmp_path)
-        registry = BundleRegistry(
-            default_bundle_id="test@1", bundles={"test@1": BundleEntry(id="test@1", path=path, **entry)}
-        )
+        releases = {"test@1": BundleRelease(1, BundleEntry(id="test@1", path=path, **entry))}
         changed = asyncio.Event()
         run_dir = tmp_path / "run"
         async with open_host_pool(
-            registry,
+            releases,
+            "test@1",
             slots=slots,
             group_size=group_size,
             run_dir=run_dir,
             limits=limits,
             clock=clock,
             on_change=changed.set,
+            needed=releases if path else (),
         ) as pool:
             hosts = Hosts(pool, changed)
             yield hosts

@@ -6,7 +6,7 @@ import base64
 import os
 import subprocess
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -60,6 +60,16 @@ class Remote:
             git(self.work, "push", "-q", str(self.bare), f"refs/tags/{tag}")
         return git(self.work, "rev-parse", "HEAD")
 
+    def rewrite(self) -> None:
+        """What comes next has no history."""
+        git(self.work, "checkout", "-q", "--orphan", "rewritten")
+
+    def gone(self, commit: str) -> None:
+        """Nobody finds the commit over there any more."""
+        git(self.bare, "reflog", "expire", "--expire=now", "--all")
+        git(self.bare, "gc", "-q", "--prune=now")
+        assert commit not in git(self.bare, "cat-file", "--batch-all-objects", "--batch-check")
+
 
 @dataclass
 class HttpServer:
@@ -74,6 +84,9 @@ class HttpServer:
     came: threading.Event = field(default_factory=threading.Event)
     """Somebody came while it was away."""
     back: threading.Event = field(default_factory=threading.Event)
+    redirect: str = ""
+    """The server that everybody who has signed in is sent to."""
+    on_request: Callable[[], None] = lambda: None
 
     @property
     def url(self) -> str:
@@ -98,6 +111,13 @@ def http_server(root: Path, token: str = "") -> Generator[HttpServer]:
             if served.token and given.removeprefix("Basic ") != _basic(served.token):
                 self.send_response(401)
                 self.send_header("WWW-Authenticate", 'Basic realm="bundles"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            served.on_request()
+            if served.redirect:
+                self.send_response(302)
+                self.send_header("Location", served.redirect + self.path)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return

@@ -35,7 +35,7 @@ async def test_a_turn_runs_and_completes(open_hosts):
         assert outcome == Completed()
         assert run.answer == "hello brave  new\nworld"
         assert [event.text for event in run.events] == ["hello ", "brave  ", "new\n", "world"]
-        assert run.running.bundle_version == hosts.pool.version("test@1")
+        assert run.running.bundle_version == hosts.pool.status()[0].version
         await run.running.exited
 
 

@@ -27,13 +27,17 @@ async def answer(turn):
 """
 
 
+def version(hosts) -> str:
+    return hosts.pool.status()[0].version
+
+
 async def test_room_and_status(open_hosts):
     async with open_hosts(slots=3) as hosts:
         assert hosts.pool.room() == {"test@1": 3}
         (status,) = hosts.pool.status()
         assert (status.id, status.default, status.running, status.unavailable) == ("test@1", True, 0, None)
         assert status.operations == ("echo",)
-        assert status.version == hosts.pool.version("test@1")
+        assert status.version == version(hosts) != ""
         assert hosts.pool.max_attempts("test@1") == 1
 
         runs = [await hosts.start(job(echo=WAITS)) for _ in range(3)]
@@ -59,7 +63,7 @@ async def test_unknown_bundle_is_unavailable(open_hosts):
         with pytest.raises(BundleUnavailable, match="not registered"):
             await hosts.start(job(bundle_id="other@1"))
         with pytest.raises(BundleUnavailable):
-            hosts.pool.version("other@1")
+            hosts.pool.seat("other@1")
         with pytest.raises(BundleUnavailable):
             hosts.pool.max_attempts("other@1")
 
@@ -121,23 +125,24 @@ async def test_bundle_that_never_finishes_loading(open_hosts, write_bundle):
 
 
 async def test_bundle_without_a_path(open_hosts):
-    with pytest.raises(BundleLoadError, match=r"git_url but no path, and this pool has no store"):
-        async with open_hosts(None, git_url="https://example.org/bundle.git"):
-            pass
+    async with open_hosts(None, git_url="https://example.org/bundle.git") as hosts:
+        await hosts.until(
+            lambda: "git_url but no path, and this pool has no store" in hosts.pool.status()[0].unavailable
+        )
 
 
 async def test_reload_runs_the_new_version_beside_the_old(open_hosts, write_bundle):
     path = write_bundle(NAMED.replace("NAME", "old"))
     async with open_hosts(path) as hosts:
-        old_version = hosts.pool.version("test@1")
+        old_version = version(hosts)
         old = await hosts.start(job("wait"))
         await old.until_answer("old")
 
         write_bundle(NAMED.replace("NAME", "new"))
-        assert await hosts.pool.reload("test@1") == hosts.pool.version("test@1") != old_version
+        assert await hosts.pool.reload("test@1") == version(hosts) != old_version
         new, outcome = await hosts.outcome(job())
         assert outcome == Completed()
-        assert (new.answer, new.running.bundle_version) == ("new", hosts.pool.version("test@1"))
+        assert (new.answer, new.running.bundle_version) == ("new", version(hosts))
 
         old.running.steer(Steer("s", "go on"))
         assert await old.outcome == Completed()
@@ -148,11 +153,11 @@ async def test_reload_runs_the_new_version_beside_the_old(open_hosts, write_bund
 async def test_reload_that_fails_keeps_the_old_version(open_hosts, write_bundle):
     path = write_bundle(NAMED)
     async with open_hosts(path) as hosts:
-        version = hosts.pool.version("test@1")
+        before = version(hosts)
         write_bundle("1/0\n")
         with pytest.raises(BundleLoadError, match="ZeroDivisionError"):
             await hosts.pool.reload("test@1")
-        assert hosts.pool.version("test@1") == version
+        assert version(hosts) == before
         _, outcome = await hosts.outcome(job())
         assert outcome == Completed()
 
@@ -193,9 +198,8 @@ async def test_a_pool_that_watches_no_more_takes_nothing_new_and_says_why(open_h
 
     async with open_hosts(clock=clock, limits=HostLimits(watch_interval_s=0.01)) as hosts:
         broken = True
-        with pytest.raises(ExceptionGroup) as error:
+        with pytest.raises(AssertionError, match="the clock broke"):
             await asyncio.shield(hosts.pool.keeping)
-        assert error.group_contains(AssertionError, match="the clock broke")
         assert hosts.pool.room() == {}
         with pytest.raises(BundleUnavailable, match="draining"):
             await hosts.start(job())
@@ -242,14 +246,16 @@ async def test_hosts_die_with_their_proc(tmp_path):
     program = f"""
 import asyncio, json
 from pathlib import Path
-from kdcube.config.bundles import BundleEntry, BundleRegistry
+from kdcube.config.bundles import BundleEntry
 from kdcube.proc.bundles.pool import open_host_pool
+from kdcube.proc.bundles.release import BundleRelease
 from tests.integration.proc.bundles.conftest import job, Run
 
 async def main():
-    registry = BundleRegistry(bundles={{"test@1": BundleEntry(id="test@1", path={echo_as("test@1", tmp_path)!r})}})
-    async with open_host_pool(registry, slots=2, run_dir=Path({str(tmp_path)!r})) as pool:
-        await pool.start(job(echo={{"block_s": 3600}}), Run())
+    release = BundleRelease(1, BundleEntry(id="test@1", path={echo_as("test@1", tmp_path)!r}))
+    releases, run_dir = {{"test@1": release}}, Path({str(tmp_path)!r})
+    async with open_host_pool(releases, needed=releases, slots=2, run_dir=run_dir) as pool:
+        pool.seat("test@1").start(job(echo={{"block_s": 3600}}), Run())
         print(json.dumps(pool.status()[0].host_pids), flush=True)
         await asyncio.Event().wait()
 
@@ -259,7 +265,9 @@ asyncio.run(main())
         sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[4]
     )
     assert process.stdout is not None
-    (pid,) = json.loads(await process.stdout.readline())
+    while not (line := await process.stdout.readline()).startswith(b"["):  # what is logged is before it
+        assert line
+    (pid,) = json.loads(line)
     host = os.pidfd_open(pid)
     gone = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -164,7 +166,7 @@ def test_nothing_of_the_repository_or_the_user_is_run(remote, local, tmp_path, m
     assert not touched.exists()
 
 
-def test_old_checkouts_are_collected_and_never_one_that_is_held_or_served(remote, local):
+def test_old_checkouts_are_collected_and_never_one_that_is_held(remote, local):
     repository = local()
     commits = []
     for number in range(module.KEPT_COMMITS + 4):
@@ -173,16 +175,15 @@ def test_old_checkouts_are_collected_and_never_one_that_is_held_or_served(remote
         os.utime(repository._checkout(commits[-1]), (number, number))
         if number == 0:
             held = repository.hold(commits[0])
-        if number == 1:
-            repository.record("bundle", commits[1])
     kept = [number for number, commit in enumerate(commits) if repository._checkout(commit).is_dir()]
-    assert kept == [0, 1, 4, 5, 6, 7]
+    assert kept == [0, 4, 5, 6, 7]
     held[1]()
     commits.append(remote.commit({"a": "last"}))
     repository.fetch(None)
     assert not repository._checkout(commits[0]).is_dir()
-    assert repository.served("bundle") == commits[1]
     assert repository.hold(commits[0]) is None
+    remote.bare.rename(remote.bare.with_name("gone"))
+    assert files_of(repository, repository.fetch(commits[0])) == {"a": "0"}
 
 
 def test_over_http_with_a_token_that_nobody_sees(remote, local, tmp_path):
@@ -212,6 +213,47 @@ def test_the_token_goes_to_no_other_server(remote, local):
         with pytest.raises(SourceError, match="could not read Username"):
             repository.fetch("main")
         assert not other.presented
+
+
+@pytest.mark.parametrize("signed_in", [False, True])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_redirect_to_another_server_does_not_carry_the_token(remote, local, host, signed_in):
+    remote.commit({"a": "1"})
+    with http_server(remote.bare.parent) as ours, http_server(remote.bare.parent, token=TOKEN) as other:
+        ours.token = TOKEN if signed_in else ""
+        ours.redirect = f"http://{host}:{other.port}"
+        with pytest.raises(SourceError, match="git on http"):
+            local(ours.url, http_token=SecretStr(TOKEN)).fetch("main")
+        assert bool(ours.presented) == signed_in
+        assert other.requests and not other.presented
+
+
+def test_the_token_is_in_no_arguments(remote, local):
+    remote.commit({"a": "1"})
+    seen: set[bytes] = set()
+    stop = threading.Event()
+
+    def look() -> None:
+        for place in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                seen.add(place.read_bytes())
+
+    def watch() -> None:  # also the helper, which is there for a moment
+        while not stop.is_set():
+            look()
+
+    with http_server(remote.bare.parent, token=TOKEN) as server:
+        server.on_request = look  # while git waits for this answer
+        watching = threading.Thread(target=watch)
+        watching.start()
+        try:
+            local(server.url, http_token=SecretStr(TOKEN)).fetch(None)
+        finally:
+            stop.set()
+            watching.join()
+        assert any(TOKEN in given for given in server.presented)
+    assert any(b"fetch" in line and server.url.encode() in line for line in seen)
+    assert not [line for line in seen if TOKEN.encode() in line]
 
 
 def test_over_ssh_with_strict_host_keys(remote, local, tmp_path):
@@ -263,6 +305,24 @@ def test_a_writer_that_is_killed_leaves_nothing_half_done(remote, local, tmp_pat
     assert repository.fetch(None) == commit
     assert files_of(repository, commit) == {"a": "1"}
     assert [entry.name for entry in repository._commits.iterdir()] == [commit]
+
+
+def test_a_checkout_is_on_the_disk_before_it_has_its_name(remote, local, monkeypatch):
+    commit = remote.commit({"deep/a": "1", "b": "2"})
+    repository = local()
+    synced: list[tuple[str, bool]] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{fd}"), repository._checkout(commit).exists()))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    repository.fetch(None)
+    hidden = repository._commits / f".{commit}"
+    before = {name.removeprefix(str(hidden))[9:] for name, named in synced if not named}
+    assert before == {"", "/b", "/deep", "/deep/a"}
+    assert [name for name, named in synced if named] == [str(repository._commits)]
 
 
 def test_one_writer_at_a_time(remote, local, tmp_path):

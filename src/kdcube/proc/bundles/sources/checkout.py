@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from kdcube.proc.bundles.sources.source import SourceError
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _LINK_MAX_BYTES = 4096
+_SYNCS_AT_ONCE = 8
+"""The disk takes several together."""
 _PROGRAM, _LINK, _SUBMODULE = b"100755", b"120000", b"160000"
 
 
@@ -30,7 +33,9 @@ class _Item:
 
 
 def write_checkout(git: Git, commit: str, folder: Path, settings: GitSettings) -> None:
-    """Fills the new ``folder`` and makes it read-only. Raises SourceError for what is refused."""
+    """Fills the new ``folder`` and makes it read-only. When this returns all of it is on the disk: what is renamed into
+    its place after that is whole, also after a loss of power. Raises SourceError for what is refused.
+    """
     items = _items(git, commit, settings)
     folder.mkdir(mode=0o700)
     root = os.fsencode(folder)
@@ -60,8 +65,11 @@ def write_checkout(git: Git, commit: str, folder: Path, settings: GitSettings) -
             guard.cancel()
             process.kill()
     _link(root, links)
+    _sync_files(root, [item.name for item in items if item.mode != _LINK])
     for made_folder in sorted(made, reverse=True):
-        os.chmod(os.path.join(root, made_folder), 0o555)  # noqa: PTH101, PTH118, S103 - names are bytes
+        place = os.path.join(root, made_folder)  # noqa: PTH118
+        os.chmod(place, 0o555)  # noqa: PTH101, S103 - names are bytes
+        sync_folder(place)
 
 
 def _items(git: Git, commit: str, settings: GitSettings) -> list[_Item]:
@@ -117,6 +125,28 @@ def _write(root: bytes, item: _Item, content: bytes) -> None:
     with os.fdopen(fd, "wb") as file:
         file.write(content)
         os.fchmod(fd, mode)
+
+
+def _sync_files(root: bytes, names: list[bytes]) -> None:
+    def sync(name: bytes) -> None:
+        _sync(os.path.join(root, name), os.O_RDONLY)  # noqa: PTH118
+
+    with ThreadPoolExecutor(_SYNCS_AT_ONCE, thread_name_prefix="fsync") as threads:
+        for _ in threads.map(sync, names):
+            pass
+
+
+def sync_folder(folder: Path | bytes) -> None:
+    """The names in it are on the disk."""
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def _sync(place: Path | bytes, flags: int) -> None:
+    fd = os.open(place, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _link(root: bytes, links: list[tuple[bytes, bytes]]) -> None:

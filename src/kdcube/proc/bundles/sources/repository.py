@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import re
 import secrets
@@ -20,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kdcube.config.git import GitAddress, GitSettings
-from kdcube.proc.bundles.sources.checkout import remove_checkout, write_checkout
+from kdcube.proc.bundles.sources.checkout import remove_checkout, sync_folder, write_checkout
 from kdcube.proc.bundles.sources.git import Git
 from kdcube.proc.bundles.sources.source import SourceError
 from kdcube.telemetry.failpoints import failpoint
@@ -31,6 +30,7 @@ _LOOK_S = 0.1
 _FULL = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _SHORT = re.compile(r"[0-9a-f]{7,63}")
 _HEAD = "refs/kdcube/head"
+_PINNED = "refs/kdcube/commits/"
 
 
 class Repository:
@@ -44,7 +44,6 @@ class Repository:
         self._folder = root / hashlib.sha256(address.url.encode()).hexdigest()[:20]
         self._mirror = self._folder / "mirror.git"
         self._commits = self._folder / "commits"
-        self._served = self._folder / "served"
         self._settings = settings
         self._stopping = stopping
         self._clock = clock
@@ -60,15 +59,18 @@ class Repository:
                 made = self._folder / f".{secrets.token_hex(4)}"
                 self._git.run("init", "--quiet", "--bare", "--template=", git_dir=made)
                 made.rename(self._mirror)
-            commit = self._resolved(ref) if ref is not None and _FULL.fullmatch(ref) else None
+            full = ref if ref is not None and _FULL.fullmatch(ref) else None
+            commit = self._resolved(full) if full else None
             if commit is None:
                 self._update(ref, lock_fd)
                 commit = self._resolved(ref)
-            if commit is None and ref is not None and _FULL.fullmatch(ref):
-                self._fetch(lock_fd, f"+{ref}:refs/kdcube/commits/{ref}")  # of no branch or tag
-                commit = self._resolved(ref)
+            if commit is None and full:
+                self._fetch(lock_fd, f"+{full}:{_PINNED}{full}")  # of no branch or tag
+                commit = self._resolved(full)
             if commit is None:
                 raise SourceError(f"{self.address.url} has no branch, tag or commit {ref!r}")
+            # What has been checked out stays in the mirror for going back, whatever becomes of branches over there.
+            self._git.run("update-ref", f"{_PINNED}{commit}", commit)
             self._write(commit)
             self._collect(commit)
             return commit
@@ -89,27 +91,6 @@ class Repository:
             return None
         open_fds = [fd]
         return folder, lambda: os.close(open_fds.pop()) if open_fds else None
-
-    # ---- what was served
-
-    def served(self, name: str) -> str | None:
-        """The commit that was last served as ``name``."""
-        try:
-            commit = json.loads((self._served / _digest(name)).read_bytes())["commit"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return commit if isinstance(commit, str) and _FULL.fullmatch(commit) else None
-
-    def record(self, name: str, commit: str) -> None:
-        """``commit`` is served as ``name`` from now on."""
-        self._served.mkdir(mode=0o700, parents=True, exist_ok=True)
-        place = self._served / _digest(name)
-        written = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
-        with written.open("w") as file:
-            json.dump({"name": name, "commit": commit}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        written.replace(place)
 
     # ---- writing
 
@@ -199,19 +180,16 @@ class Repository:
             write_checkout(self._git, commit, written, self._settings)
             failpoint("proc.git.written")
             written.rename(final)
+            sync_folder(self._commits)
         except BaseException:
             remove_checkout(written)
             raise
 
     def _collect(self, commit: str) -> None:
-        """Removes old checkouts, but none that is held or was served last under some name."""
-        keep = {commit}
-        for place in self._served.glob("[0-9a-f]*"):
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                keep.add(json.loads(place.read_bytes())["commit"])
+        """Removes old checkouts, but none that is held. The mirror can write them again."""
         folders = sorted(self._commits.glob("[0-9a-f]*"), key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
         for folder in folders[KEPT_COMMITS:]:
-            if folder.name not in keep:
+            if folder.name != commit:
                 self._remove(folder)
 
     def _remove(self, folder: Path) -> None:
@@ -226,7 +204,3 @@ class Repository:
             remove_checkout(leaving)
         finally:
             os.close(fd)
-
-
-def _digest(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:20]

@@ -28,49 +28,46 @@ class Code:
     """To be called when nothing runs it any more; a second call does nothing."""
 
 
-class Source(Protocol):
-    """Where the code of one bundle comes from."""
+class Fetching(Protocol):
+    """Where code comes from that is not in a folder of this machine."""
 
-    remote: bool
-    """Whether it has to be waited for: nothing else waits with it."""
-
-    async def latest(self) -> Code:
-        """What the source says now. Raises SourceError."""
+    async def resolve(self, entry: BundleEntry) -> str:
+        """The revision that the entry names now, fetched. Raises SourceError."""
         ...
 
-    async def current(self) -> Code:
-        """What a further host of this bundle is to run: what was accepted last, else ``latest``. Raises SourceError."""
-        ...
-
-    async def accepted(self, code: Code) -> None:
-        """``code`` has loaded."""
-        ...
-
-    async def before(self, code: Code) -> Code | None:
-        """What had been accepted, also by an earlier proc, when ``code`` does not load; None: nothing else."""
+    async def code(self, entry: BundleEntry, revision: str) -> Code:
+        """Raises SourceError."""
         ...
 
 
-class FolderSource:
+class Sources:
+    """The code of bundles: folders as they are now, and what ``fetching`` has or gets."""
+
+    def __init__(self, fetching: Fetching | None) -> None:
+        self._fetching = fetching
+
+    async def resolve(self, entry: BundleEntry) -> str | None:
+        """The revision that the entry names now; None for a folder. Raises SourceError."""
+        return await self._fetched(entry).resolve(entry) if entry.fetched else None
+
+    async def code(self, entry: BundleEntry, revision: str | None) -> Code:
+        """Held until it is released. Raises SourceError."""
+        if entry.fetched:
+            fetched = self._fetched(entry)
+            return await fetched.code(entry, revision or await fetched.resolve(entry))
+        return await folder_code(entry)
+
+    def _fetched(self, entry: BundleEntry) -> Fetching:
+        if self._fetching is None:
+            raise SourceError(f"{entry.id} has git_url but no path, and this pool has no store for git")
+        return self._fetching
+
+
+async def folder_code(entry: BundleEntry) -> Code:
     """A folder as it is now. Its version is a hash of what its files say."""
-
-    remote = False
-
-    def __init__(self, entry: BundleEntry) -> None:
-        self._path = entry.path or ""
-        self._module = entry.module
-
-    async def latest(self) -> Code:
-        try:
-            version = await asyncio.to_thread(content_version, self._path, self._module)
-        except OSError:  # loading it tells what is wrong
-            version = "unreadable"
-        return Code(self._path, version)
-
-    current = latest
-
-    async def accepted(self, code: Code) -> None:
-        """A folder has no memory."""
-
-    async def before(self, code: Code) -> Code | None:
-        return None
+    path = entry.path or ""
+    try:
+        version = await asyncio.to_thread(content_version, path, entry.module)
+    except OSError:  # loading it tells what is wrong
+        version = "unreadable"
+    return Code(path, version)
