@@ -101,6 +101,16 @@ class Duplicate:
 
 
 @dataclass(frozen=True, slots=True)
+class Unproven:
+    """Valkey was rebuilt within the last day and has forgotten what had ended: nothing was changed.
+
+    To be admitted as ``proven`` when PostgreSQL has no turn of this id that has ended.
+    """
+
+    left: Left = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """Refused; nothing was changed.
 
@@ -124,8 +134,8 @@ class Admission:
         self.limits = limits
 
     async def admit(
-        self, envelope: TurnEnvelope, *, epoch: int, nonce: str, sender: Sender = ANYWHERE
-    ) -> Admitted | Delivered | Duplicate | Rejected:
+        self, envelope: TurnEnvelope, *, epoch: int, nonce: str, sender: Sender = ANYWHERE, proven: bool = False
+    ) -> Admitted | Delivered | Duplicate | Unproven | Rejected:
         """Admits ``envelope``. ``nonce`` is random for each request: a repeat with the same one returns its outcome.
 
         Whatever ``sender`` says of rates, pressure counts. Raises StoreUnavailable when the outcome is unknown and
@@ -175,6 +185,7 @@ class Admission:
                 int(limits.memory_threshold * 1000),
                 limits.live_per_user,
                 share,
+                int(proven),
             ],
         )
         left = left_of(rate, reply[0])
@@ -194,6 +205,8 @@ class Admission:
                     interrupted.decode() or None,
                     left,
                 )
+            case [b"unproven"]:
+                return Unproven(left)
             case [_, reason, retry_after_ms]:
                 return Rejected(reason.decode(), retry_after_ms / 1000, left)
             case _:

@@ -133,7 +133,7 @@ class WorkingState:
             await _PUBLISH(
                 self._connection,
                 [keys.epoch, keys.building, keys.doorbell, keys.schedule, keys.server],
-                [epoch, keys.epoch_channel, max_order, run_id],
+                [epoch, keys.epoch_channel, max_order, run_id, DONE_TTL_S * 1000],
             )
             == 1
         )

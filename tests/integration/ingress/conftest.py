@@ -83,6 +83,15 @@ class FakeWorker:
         assert isinstance(claims, list)
         return claims[0] if claims else None
 
+    async def rebuild(self) -> None:
+        """Valkey comes back empty, and is filled from a PostgreSQL in which every turn has ended."""
+        connection, keys = self.queue._connection, self.queue._keys
+        await connection.call("FLUSHALL")
+        state = WorkingState(connection, keys)
+        assert await state.begin(self.epoch)
+        await self.workers.beat("w1", slots=100, info={})
+        assert await state.publish(self.epoch, max_order=await self.turns.max_order(), run_id="test")
+
     async def start(self) -> Claim | None:
         """Claims a turn and commits its START."""
         claim = await self.claim()

@@ -187,6 +187,22 @@ async def test_a_repeat_of_a_turn_that_only_postgres_remembers(bench: Any) -> No
     assert await worker.claim() is None
 
 
+async def test_a_repeat_of_a_turn_that_a_rebuilt_valkey_has_forgotten_is_not_announced_again(bench: Any) -> None:
+    alice = await bench.client("alice-token")
+    first = await sent(alice, turn_id="t1")
+    await bench.worker.run()
+    worker = bench.worker
+    call, keys = worker.queue._connection.call, worker.queue._keys
+    await worker.rebuild()
+    again = await sent(alice, turn_id="t1")
+    assert again["duplicate"] and again["task_id"] == first["task_id"]
+    refused(await alice.post("/sse/chat", json=body("other", turn_id="t1")), 409, "idempotency_conflict")
+    assert await call("EXISTS", keys.feed("alice")) == 0
+    await sent(alice, turn_id="t2")
+    assert (await worker.run()).envelope.client_turn_id == "t2"
+    assert await worker.claim() is None
+
+
 # --- policies ---------------------------------------------------------------------------------------------------------
 
 

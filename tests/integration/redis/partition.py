@@ -14,7 +14,16 @@ import msgspec
 from kdcube.protocol.events import Kind, encode_line
 from kdcube.protocol.ids import new_id
 from kdcube.protocol.turns import Policy, TurnEnvelope, TurnState, UserType
-from kdcube.redis.admission import Admission, AdmissionLimits, Admitted, ClassLimits, Delivered, Duplicate, Rejected
+from kdcube.redis.admission import (
+    Admission,
+    AdmissionLimits,
+    Admitted,
+    ClassLimits,
+    Delivered,
+    Duplicate,
+    Rejected,
+    Unproven,
+)
 from kdcube.redis.connection import Connection, open_connection
 from kdcube.redis.epoch import WorkingState
 from kdcube.redis.eventlog import EventLogs
@@ -119,8 +128,9 @@ class Partition:
 
     async def admit(
         self, message: TurnEnvelope, nonce: str | None = None
-    ) -> Admitted | Delivered | Duplicate | Rejected:
-        return await self.admission.admit(message, epoch=self.epoch, nonce=nonce or new_id())
+    ) -> Admitted | Delivered | Duplicate | Unproven | Rejected:
+        """As ingress does, in a PostgreSQL that has no turn which ended."""
+        return await self.admission.admit(message, epoch=self.epoch, nonce=nonce or new_id(), proven=True)
 
     async def admitted(self, *args: Any, **kwargs: Any) -> TurnEnvelope:
         """Admits a message of these arguments (see ``a_message``)."""
@@ -330,7 +340,7 @@ class Partition:
         running = Counter(records[turn]["c"] for turn in claimed)
         counted = {name.split(SEP)[1]: int(n) for name, n in schedule.items() if name.startswith("running" + SEP)}
         assert {name: n for name, n in counted.items() if n} == running
-        assert schedule.keys() <= {"order", "pass", "memory", "mean_ms"} | {
+        assert schedule.keys() <= {"order", "pass", "memory", "mean_ms", "unproven_until"} | {
             f"{kind}{SEP}{class_}" for kind in ("pass", "time", "running") for class_ in UserType
         }
         assert len(read.get(names["doorbell"].encode(), [])) <= DOORBELL_CAP

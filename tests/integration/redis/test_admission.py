@@ -11,7 +11,8 @@ from tests.integration.redis.partition import NO_LIMITS, UNLIMITED, Partition, a
 from kdcube.protocol.errors import EpochMismatch
 from kdcube.protocol.ids import new_id
 from kdcube.protocol.turns import Policy, TurnState, UserType, encode_envelope
-from kdcube.redis.admission import Admitted, ClassLimits, Delivered, Duplicate, Rejected
+from kdcube.redis.admission import Admitted, ClassLimits, Delivered, Duplicate, Rejected, Unproven
+from kdcube.redis.queue import DONE_TTL_S
 from kdcube.redis.rates import Sender
 
 pytestmark = pytest.mark.anyio
@@ -99,6 +100,27 @@ async def test_the_same_key_with_other_content_is_refused_before_and_after_the_e
     await partition.run_all()
     async with partition.unchanged():
         assert await partition.admit(other) == Rejected("idempotency_conflict", 0)
+
+
+async def test_a_rebuilt_working_state_asks_for_proof_for_as_long_as_it_would_have_known_better(partition):
+    partition.epoch = 2
+    assert await partition.state.begin(2)
+    assert await partition.state.publish(2, max_order=7, run_id="run")
+    await partition.workers.beat("worker", slots=100, info={})
+
+    async def unproven(message):
+        return await partition.admission.admit(message, epoch=2, nonce=new_id())
+
+    message = a_message()
+    async with partition.unchanged():
+        assert await unproven(message) == Unproven()
+    assert isinstance(await partition.admit(message), Admitted)
+    assert isinstance(await unproven(message), Duplicate)
+    await partition.run_all()
+    assert isinstance(await unproven(message), Duplicate)
+    until = int(await partition.connection.call("HGET", partition.keys.schedule, "unproven_until"))
+    await partition.connection.call("HSET", partition.keys.schedule, "unproven_until", until - DONE_TTL_S * 1000)
+    assert isinstance(await unproven(a_message()), Admitted)
 
 
 async def test_two_sends_at_once_are_one_turn(partition):

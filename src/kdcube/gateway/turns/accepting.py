@@ -22,7 +22,7 @@ from kdcube.postgres.records import ConversationRefused, Existing, Inserted
 from kdcube.postgres.turns import Turns
 from kdcube.protocol.errors import EpochMismatch, InvalidInput, StoreUnavailable
 from kdcube.protocol.turns import ReceiptState, TurnEnvelope, TurnState, decode_envelope
-from kdcube.redis.admission import ANYWHERE, Admission, Admitted, Delivered, Duplicate, Rejected
+from kdcube.redis.admission import ANYWHERE, Admission, Admitted, Delivered, Duplicate, Rejected, Unproven
 from kdcube.redis.epoch import EpochWatch
 from kdcube.redis.queue import Queue
 from kdcube.redis.rates import Left, Sender
@@ -110,6 +110,13 @@ class Accepting:
         epoch, nonce = self._epochs.current, secrets.token_hex(8)
         try:
             outcome = await self._admission.admit(envelope, epoch=epoch, nonce=nonce, sender=sender)
+            if isinstance(outcome, Unproven):
+                known = await self._turns.get(envelope.turn_id)
+                if known is not None and known.state not in _WAITING:
+                    if known.content_hash != envelope.content_hash:
+                        raise _other_content()
+                    return await self._attached(envelope, known.state, outcome.left)
+                outcome = await self._admission.admit(envelope, epoch=epoch, nonce=nonce, sender=sender, proven=True)
             await hit("ingress.accept.admitted")
         except EpochMismatch:
             self._epochs.suspect()
@@ -123,6 +130,8 @@ class Accepting:
                 raise refusal
             case Duplicate():
                 return await self._repeat(envelope, outcome, epoch)
+            case Unproven():
+                raise AssertionError("a proven message is not asked about")
             case Admitted():
                 record = Record(envelope, outcome.order, outcome.accepted_ms, interrupts=outcome.interrupts)
             case Delivered():

@@ -5,12 +5,13 @@
 --       10 policy, 11 nonce, 12 client turn id, 13 burst, 14 burst window ms, 15 hourly, 16 pressure threshold of the
 --       class, 17 hard threshold, 18 capacity buffer, 19 queue depth multiplier, 20 max queue size, 21 heartbeat ttl ms,
 --       22 cap of running turns a user, 23 channel prefix, 24 feed name, 25 accepted event, 26 memory threshold (per mille),
---       27 live turns a user, 28 share of an address
+--       27 live turns a user, 28 share of an address, 29 '1' when PostgreSQL has no such turn that ended
 --       (13, 15, 20: -1 is no limit; 28: 0 is no address)
 -- Returns: {what is left of the rates, as in `rates`, and one of
 --       'admitted', order, accepted ms, position, eta ms, interrupted turn or ''
 --       | 'delivered', order, accepted ms, steered turn
 --       | 'duplicate', state, order, accepted ms, conversation, envelope or '', steered turn or '', interrupted turn or ''
+--       | 'unproven' (it may have ended before this working state was built: see 29)
 --       | 'rejected', reason, retry after ms}
 -- include: turns
 -- include: estimates
@@ -49,12 +50,14 @@ if done then
   return {what_is_left(rates), 'duplicate', ended.s, ended.o, ended.at, ended.k, '', '', ''}
 end
 
+local now = now_ms()
+if ARGV[29] ~= '1' and now < tonumber(redis.call('HGET', SCHEDULE, 'unproven_until') or 0) then return {what_is_left(rates), 'unproven'} end
+
 local owner, busy_with = active(conversation)
 if owner and owner ~= user then return rejected('conversation_not_found', 0) end
 if busy_with and policy == 'reject' then return rejected('conversation_busy', 1000) end
 local busy = busy_with and (policy == 'steer' or policy == 'interrupt') and load(busy_with)
 
-local now = now_ms()
 local over, wait = over_rate(rates)
 if over then return rejected(over, wait) end
 
