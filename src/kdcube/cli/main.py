@@ -24,6 +24,16 @@ _CONFIG_COMMANDS = {
     "schema": "Print a JSON Schema of the configuration, for editors.",
 }
 
+_REGISTRY_COMMANDS = {
+    "list": "Show the bundles that are registered, and what runs of them.",
+    "add": "Register a bundle, and wait until it runs.",
+    "update": "Change the entry of a bundle, and wait until that runs.",
+    "remove": "Take a bundle away.",
+    "reload": "Look for news of a bundle, and wait until they run.",
+    "rollback": "Go back to an earlier release, and wait until it runs.",
+    "history": "Show the releases of a bundle.",
+}
+
 
 def create_app() -> cyclopts.App:
     """The commands; each is imported when it is called, so that the others cost nothing."""
@@ -36,6 +46,8 @@ def create_app() -> cyclopts.App:
     bundles = cyclopts.App(name="bundles", help="Make bundles, and look after them.")
     bundles.command("kdcube.cli.bundles_new:new", name="new", help="Make the folder of a new bundle.")
     bundles.command("kdcube.cli.bundles:check", name="check", help="Load a bundle, and tell what is wrong with it.")
+    for name, summary in _REGISTRY_COMMANDS.items():
+        bundles.command(f"kdcube.cli.registry:{name.replace('list', 'list_')}", name=name, help=summary)
     app.command(bundles)
     config = cyclopts.App(name="config", help="Check and show the gateway's configuration.")
     for name, summary in _CONFIG_COMMANDS.items():

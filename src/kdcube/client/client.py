@@ -79,7 +79,7 @@ class Client:
 
     async def sign_in(self) -> Profile:
         """Who the caller is. An anonymous caller gets a session here. Fails at once when nobody answers."""
-        profile = await self._ask(Profile, "GET", "/profile", patience_s=0)
+        profile = await self.ask(Profile, "GET", "/profile", patience_s=0)
         if self._token is None:
             self.session_id = profile.session_id
         return profile
@@ -108,17 +108,15 @@ class Client:
             "payload": payload,
         }
         message = {name: value for name, value in members.items() if value is not None}
-        return await self._ask(Accepted, "POST", "/sse/chat", body={"message": message}, key=key or new_id())
+        return await self.ask(Accepted, "POST", "/sse/chat", body={"message": message}, key=key or new_id())
 
     async def retry(self, conversation_id: str, turn_id: str) -> Accepted:
         """Asks the message of a turn that has ended again: a sibling of it."""
-        return await self._ask(
-            Accepted, "POST", f"/conversations/{conversation_id}/turns/{turn_id}/retry", key=new_id()
-        )
+        return await self.ask(Accepted, "POST", f"/conversations/{conversation_id}/turns/{turn_id}/retry", key=new_id())
 
     async def cancel(self, turn_id: str) -> bool:
         """False when the turn had already ended."""
-        answer = await self._ask(dict[str, str], "POST", "/sse/cancel", body={"turn_id": turn_id})
+        answer = await self.ask(dict[str, str], "POST", "/sse/cancel", body={"turn_id": turn_id})
         return answer["status"] == "cancelling"
 
     async def follow(self, turn_id: str, *, cursor: str | None = None) -> AsyncGenerator[Event]:
@@ -174,16 +172,16 @@ class Client:
     async def conversations(self, *, search: str | None = None, cursor: str | None = None, limit: int = 20) -> Page:
         """The caller's conversations, a page at a time."""
         query = {"limit": str(limit), "q": search, "cursor": cursor}
-        return await self._ask(
+        return await self.ask(
             Page, "GET", "/conversations", query={name: value for name, value in query.items() if value}
         )
 
     async def conversation(self, conversation_id: str) -> Conversation:
-        return await self._ask(Conversation, "GET", f"/conversations/{conversation_id}")
+        return await self.ask(Conversation, "GET", f"/conversations/{conversation_id}")
 
     # --- requests
 
-    async def _ask(
+    async def ask(
         self,
         type_: type[T],
         method: str,
@@ -192,10 +190,15 @@ class Client:
         query: dict[str, str] | None = None,
         body: dict[str, Any] | None = None,
         key: str | None = None,
+        match: int | None = None,
         patience_s: float | None = None,
     ) -> T:
-        """One request, repeated while that may help. Whatever is asked here may be asked twice."""
-        headers = self._headers() | ({} if key is None else {"Idempotency-Key": key})
+        """One request, repeated while that may help. What must not be asked twice has a ``key``, or no patience.
+
+        ``match`` goes with it as If-Match.
+        """
+        headers = self._headers() | ({} if match is None else {"If-Match": f'"{match}"'})
+        headers |= {} if key is None else {"Idempotency-Key": key}
         backoff = Backoff()
         until = self._clock() + (self._patience_s if patience_s is None else patience_s)
         while True:

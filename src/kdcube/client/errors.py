@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from kdcube.protocol.errors import KDCubeError
 
-_PASSING = frozenset({"outcome_unknown", "store_unavailable", "rebuilding", "draining", "too_many_streams"})
-"""What a 503 says that passes by itself: a store or a process is being brought back."""
+_PASSING = frozenset(
+    {"outcome_unknown", "store_unavailable", "rebuilding", "draining", "too_many_streams", "bundle_preparing"}
+)
+"""What a 503 says that passes by itself: a store, a process or a bundle is being brought up."""
 
 
 class ClientError(KDCubeError):

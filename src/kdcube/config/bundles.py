@@ -7,13 +7,14 @@ from typing import Annotated, Any, Self, cast
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
-from kdcube.config.environment import Environment, Number, Whole
+from kdcube.config.environment import Environment, Number, Whole, read_document
 from kdcube.config.git import GitAddress, check_git_ref, check_git_subdir
 from kdcube.protocol.errors import ConfigurationError, InvalidInput
 from kdcube.protocol.ids import check_bundle_id
 from kdcube.protocol.turns import UserType
 
 VARIABLE = "AGENTIC_BUNDLES_JSON"
+FILE = "bundles.yaml"
 
 _NEVER_GRANTED = frozenset(
     {
@@ -62,6 +63,8 @@ class BundleEntry(BaseModel):
     """The bundle's folder within the repository; None: its root."""
     git_poll_s: Number | None = Field(default=None, ge=10, le=86_400)
     """So often it is looked whether ``git_ref`` names another commit, which is released then; None: never."""
+    webhook_secret: SecretName | None = None
+    """Name of the variable of ingress with the secret by which its repository signs pushes; None: none are taken."""
 
     @property
     def fetched(self) -> bool:
@@ -74,10 +77,12 @@ class BundleEntry(BaseModel):
             check_bundle_id("id", self.id)
         except InvalidInput as error:
             raise ValueError(error.message) from None
-        if withheld := _NEVER_GRANTED.intersection(self.secrets):
-            raise ValueError(f"secrets names {', '.join(sorted(withheld))}, which no bundle is given")
+        if withheld := _NEVER_GRANTED.intersection((*self.secrets, self.webhook_secret or "")):
+            raise ValueError(f"secrets or webhook_secret names {', '.join(sorted(withheld))}, which no bundle is given")
         if self.path is None and self.git_url is None:
             raise ValueError("give path or git_url")
+        if self.path is not None and self.webhook_secret is not None:
+            raise ValueError("webhook_secret is for bundles that are fetched by git_url; remove it, or path")
         if self.path is None and self.git_url is not None:
             GitAddress.parse(self.git_url)
             if self.git_ref is not None:
@@ -137,11 +142,21 @@ class BundleRegistry(BaseModel):
         """Every secret that some bundle is granted."""
         return frozenset(name for entry in self.bundles.values() for name in entry.secrets)
 
+    @property
+    def webhook_secrets(self) -> frozenset[str]:
+        """The names of those by which repositories sign pushes."""
+        return frozenset(entry.webhook_secret for entry in self.bundles.values() if entry.webhook_secret is not None)
+
 
 def read_bundles(environment: Environment) -> BundleRegistry:
-    """AGENTIC_BUNDLES_JSON, inline or the path of a file; empty without it. Paths are made absolute by the root."""
-    registry = environment.document(VARIABLE, BundleRegistry, or_file=True) or BundleRegistry()
+    """AGENTIC_BUNDLES_JSON, inline or the path of a file; without it the file FILE in the root, if there is one, else
+    none. Paths are made absolute by the root.
+    """
     root = environment.path("AGENTIC_BUNDLES_ROOT")
+    registry = environment.document(VARIABLE, BundleRegistry, or_file=True)
+    if registry is None and root is not None and (root / FILE).is_file():
+        registry = read_document("AGENTIC_BUNDLES_ROOT", BundleRegistry, root / FILE)
+    registry = registry or BundleRegistry()
     placed = {key: _placed(entry, root) for key, entry in registry.bundles.items()}
     return registry.model_copy(update={"bundles": placed})
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, SecretStr, Strict, ValidationError
 
 from kdcube.config.documents import DOCUMENT_MAX_BYTES, UnreadableDocument, read_json
 from kdcube.config.findings import findings_of
+from kdcube.config.yaml_files import SUFFIXES, json_of
 from kdcube.protocol.errors import ConfigurationError
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
@@ -111,13 +112,22 @@ class Environment:
             raise ConfigurationError(name, f"is {value!r}; give one of {', '.join(choices)}") from None
 
     def document(self, name: str, model: type[Model], *, or_file: bool = False) -> Model | None:
-        """A JSON document, or with ``or_file`` the path of a file that holds one. None when it is not set."""
+        """A JSON document, or with ``or_file`` the path of a file that holds one, or YAML. None when it is not set."""
         text = self.optional(name)
         if text is None:
             return None
         if or_file and not text.startswith(("{", "[")):
-            text = _read_file(name, Path(text).expanduser())
+            return read_document(name, model, Path(text).expanduser())
         return parse_document(name, model, text)
+
+
+def read_document(name: str, model: type[Model], path: Path) -> Model:
+    """A file of JSON, or of YAML by its suffix; ``name`` is the variable that named it. Raises ConfigurationError."""
+    text = _read_file(name, path)
+    try:
+        return parse_document(name, model, json_of(text) if path.suffix in SUFFIXES else text)
+    except UnreadableDocument as error:
+        raise ConfigurationError(name, f"{path} {error}") from None
 
 
 def parse_document(name: str, model: type[Model], text: str) -> Model:
@@ -139,7 +149,8 @@ def _read_file(name: str, path: Path) -> str:
         text = content.decode()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigurationError(name, f"cannot read {path}: {reason}; give JSON, or the path of a JSON file") from None
+        remedy = "give JSON, or the path of a file of JSON or YAML"
+        raise ConfigurationError(name, f"cannot read {path}: {reason}; {remedy}") from None
     if len(content) > DOCUMENT_MAX_BYTES:
         raise ConfigurationError(name, f"{path} is larger than {DOCUMENT_MAX_BYTES} bytes")
     return text

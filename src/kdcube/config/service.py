@@ -52,6 +52,9 @@ class ServiceSettings:
     gateway_from_environment: bool
     """The environment's wins over the stored one, once, at the start."""
     bundles: BundleRegistry
+    """The environment's; what is registered goes before it."""
+    bundles_from_environment: bool
+    """The environment's bundles take the place of all that are registered, once, at the start of proc."""
     failpoints: str
     """For tests of crashes only; empty in every installation. See telemetry/failpoints.py."""
 
@@ -76,6 +79,7 @@ class ServiceSettings:
             gateway_document=_document(environment, gateway),
             gateway_from_environment=environment.flag("GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP", False),
             bundles=read_bundles(environment),
+            bundles_from_environment=environment.flag("BUNDLES_FORCE_ENV_ON_STARTUP", False),
             failpoints=environment.text("KDCUBE_FAILPOINTS", ""),
         )
 

@@ -79,7 +79,7 @@ def patched(document: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, 
             shared = {key: value for key, value in cast("dict[str, Any]", change).items() if key not in COMPONENTS}
             own = cast("dict[str, Any]", section)
             base[name] = {key: _without(value, shared) if key in COMPONENTS else value for key, value in own.items()}
-    return _merged(base, patch)
+    return merged(base, patch)
 
 
 def _one_spelling(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,7 +94,8 @@ def _one_spelling(document: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _merged(base: Any, patch: Any) -> Any:
+def merged(base: Any, patch: Any) -> Any:
+    """``base`` with the JSON merge patch ``patch`` (RFC 7396): null removes."""
     if not isinstance(patch, Mapping):
         return patch
     result = dict(cast("Mapping[str, Any]", base)) if isinstance(base, Mapping) else {}
@@ -102,7 +103,7 @@ def _merged(base: Any, patch: Any) -> Any:
         if value is None:
             result.pop(name, None)
         else:
-            result[name] = _merged(result.get(name), value)
+            result[name] = merged(result.get(name), value)
     return result
 
 

@@ -1,4 +1,4 @@
-"""Keeps a process on the last version of the configuration.
+"""Keeps a process on the last version of what is stored for all.
 
 A message over Valkey says that there is a new one. It is a hint: whoever missed it, because Valkey or PostgreSQL was
 away, finds the version at the next look, which is at most CHECK_S later.
@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from kdcube.gateway.adopting import unreadable
-from kdcube.gateway.documents import InvalidDocument, resolved
-from kdcube.gateway.live import LiveGateway, Source
-from kdcube.postgres.gateway_configs import GatewayConfigs
 from kdcube.protocol.errors import KDCubeError
 from kdcube.redis.connection import Connection
-from kdcube.redis.keys import Keys
 from kdcube.redis.subscriber import Subscriber
 
 CHECK_S = 10.0
@@ -31,23 +26,25 @@ logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class Following:
-    """Applies to ``live`` what ``configs`` says is to be run."""
+    """Calls ``look``, which applies the last version, whenever there may be another one. ``of`` names what is followed,
+    for the log.
+    """
 
     def __init__(
         self,
-        live: LiveGateway,
-        configs: GatewayConfigs,
+        look: Callable[[], Awaitable[None]],
         connection: Connection,
         subscriber: Subscriber,
-        keys: Keys,
+        channel: str,
         *,
+        of: str,
         check_s: float = CHECK_S,
     ) -> None:
-        self._live = live
-        self._configs = configs
+        self._look = look
         self._connection = connection
         self._subscriber = subscriber
-        self._channel = keys.config_channel
+        self._channel = channel
+        self._of = of
         self._check_s = check_s
         self._told = asyncio.Event()
         self._looking = asyncio.Lock()
@@ -56,7 +53,7 @@ class Following:
     @asynccontextmanager
     async def following(self) -> AsyncGenerator[Following]:
         """Follows until left."""
-        task = asyncio.create_task(self._follow(), name="gateway-following")
+        task = asyncio.create_task(self._follow(), name=f"{self._of}-following")
         self._subscriber.subscribe(self._channel, self._hear)
         try:
             yield self
@@ -70,27 +67,14 @@ class Following:
         try:
             await self._connection.call("PUBLISH", self._channel, str(version))
         except KDCubeError as error:
-            logger.warning("gateway.not_published", version=version, reason=str(error))
+            logger.warning(f"{self._of}.not_published", version=version, reason=str(error))
             return False
         return True
 
     async def look(self) -> None:
         """Applies the last version, if it is another one. Raises StoreUnavailable."""
         async with self._looking:
-            stored = await self._configs.last()
-            live = self._live
-            if stored is None or stored.version == live.source.version:
-                return
-            try:
-                config = resolved(stored.document, (live.current.tenant, live.current.project)).config
-            except InvalidDocument as error:
-                problem = unreadable(stored, error)
-                if live.source.problem != problem:  # said once, not every few seconds
-                    logger.error("gateway.stored_config_unreadable", version=stored.version, reason=str(error))
-                    live.source = Source(live.source.version, problem)
-                return
-            live.apply(config, Source(stored.version))
-            logger.info("gateway.config_applied", version=stored.version, checksum=live.checksum)
+            await self._look()
 
     def _hear(self, _: bytes | None) -> None:
         self._told.set()  # also after each subscription: something may have been said before
@@ -108,10 +92,10 @@ class Following:
                 await self.look()
             except KDCubeError as error:
                 if not self._failed:
-                    logger.warning("gateway.look_failed", reason=str(error))
+                    logger.warning(f"{self._of}.look_failed", reason=str(error))
                 self._failed = True
             except Exception:
-                logger.exception("gateway.look_failed")  # what keeps limits current must not end
+                logger.exception(f"{self._of}.look_failed")  # what keeps a process current must not end
                 self._failed = True
             else:
                 self._failed = False

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from kdcube.config.service import ServiceSettings
 from kdcube.gateway.adopting import adopt_config
+from kdcube.gateway.applying import follow_config
 from kdcube.gateway.following import Following
 from kdcube.gateway.live import LiveGateway
 from kdcube.postgres.audit import Audit
@@ -58,5 +59,5 @@ async def open_foundation(
         database = await enter(open_database(service.database_url, min_size=least, max_size=most, name=name))
         audit = Audit(database, *scope)
         configs = GatewayConfigs(database, audit, *scope)
-        following = await enter(Following(live, configs, connection, subscriber, keys).following())
+        following = await enter(follow_config(live, configs, connection, subscriber, keys).following())
         yield Foundation(service, scope, keys, connection, subscriber, live, database, audit, configs, following)

@@ -6,15 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import structlog
-from structlog.typing import FilteringBoundLogger
-
 from kdcube.config.gateway import GatewayConfig
 from kdcube.gateway.changes import restarts_between
+from kdcube.gateway.subscriptions import Subscriptions
 
 Subscription: TypeAlias = Callable[[GatewayConfig], None]
-
-logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +30,7 @@ class LiveGateway:
         self._checksum = config.checksum
         self._started = config
         self._restarts: dict[str, list[str]] = {}
-        self._subscriptions: list[Subscription] = []
+        self._subscriptions = Subscriptions[GatewayConfig]("gateway")
         self.source = source or Source()
 
     @property
@@ -51,8 +47,7 @@ class LiveGateway:
 
         It takes over what it is to enforce, quickly. One that raises later does not keep others from the change.
         """
-        callback(self._current)
-        self._subscriptions.append(callback)
+        self._subscriptions.add(callback, self._current)
 
     def apply(self, config: GatewayConfig, source: Source | None = None) -> None:
         """Makes ``config`` the current one and tells all subscribers. Runs on the event loop."""
@@ -60,11 +55,7 @@ class LiveGateway:
         self._checksum = config.checksum
         self.source = source or self.source
         self._restarts = {}
-        for callback in self._subscriptions:
-            try:
-                callback(config)
-            except Exception:
-                logger.exception("gateway.subscription_failed", subscription=repr(callback))
+        self._subscriptions.tell(config)
 
     def restarts(self, component: str) -> list[str]:
         """The fields of ``current`` that hold in this process of ``component`` only after its restart."""

@@ -10,6 +10,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kdcube.config.gateway import GatewayConfig
 from kdcube.config.ingress import IngressSettings
+from kdcube.gateway.bundles.adopting import registered_bundles
+from kdcube.gateway.bundles.following import follow_bundles
+from kdcube.gateway.bundles.wanting import Wanting
 from kdcube.gateway.edge import Edge, with_cors
 from kdcube.gateway.editing import Editing
 from kdcube.gateway.foundation import open_foundation
@@ -22,6 +25,7 @@ from kdcube.gateway.turns.taking import open_taking
 from kdcube.ingress.erasure import Erasures
 from kdcube.ingress.routes import openai_errors
 from kdcube.ingress.routes.admin.audit import AuditRoutes
+from kdcube.ingress.routes.admin.bundles import BundleRoutes
 from kdcube.ingress.routes.admin.gateway_config import GatewayConfigRoutes
 from kdcube.ingress.routes.admin.monitoring import MonitoringRoutes
 from kdcube.ingress.routes.admin.routing import admin_routes
@@ -33,10 +37,12 @@ from kdcube.ingress.routes.document import DocumentRoutes
 from kdcube.ingress.routes.erasure import ErasureRoutes
 from kdcube.ingress.routes.openai import OpenAIRoutes
 from kdcube.ingress.routes.profile import ProfileRoutes
+from kdcube.ingress.routes.webhooks import WebhookRoutes
 from kdcube.ingress.streams import Streams, StreamSettings
 from kdcube.ingress.streams.proofs import ProofWatch
 from kdcube.postgres.database import Database
 from kdcube.postgres.erasing import Erasing
+from kdcube.postgres.releases import Releases
 from kdcube.postgres.turns import Turns
 from kdcube.redis.connection import Connection
 from kdcube.redis.epoch import EpochWatch, WorkingState
@@ -83,7 +89,10 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         turns = await enter(Turns(database, *scope))
         knowing = await enter(open_callers(settings.callers, foundation))
         callers, limiter = knowing.callers, knowing.limiter
-        taking = await enter(open_taking(foundation, limiter, turns, epochs, service.bundles))
+        releases = Releases(database, audit, *scope)
+        bundles = await registered_bundles(service, releases)
+        bundles_following = await enter(follow_bundles(bundles, releases, connection, subscriber, keys).following())
+        taking = await enter(open_taking(foundation, limiter, turns, epochs, bundles))
         composer, accepting, cancelling = taking.composer, taking.accepting, taking.cancelling
         conversations, feeds = taking.conversations, Feeds(connection, keys)
         streams = await enter(
@@ -110,8 +119,11 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         editing = Editing(live, foundation.configs, foundation.following, service)
         sources = Sources(connection, keys)
         monitoring = MonitoringRoutes(callers, live, limiter, turns, sources, connection, keys)
+        wanting = Wanting(bundles, releases, bundles_following)
+        webhooks = WebhookRoutes(bundles, releases, wanting, settings.webhook_secret, knowing.addresses)
         admin = admin_routes(
             GatewayConfigRoutes(callers, editing, live, audit, monitoring.instances),
+            BundleRoutes(callers, wanting, releases, bundles, audit, monitoring.instances),
             AuditRoutes(callers, audit),
             TurnRoutes(callers, turns, audit),
             monitoring,
@@ -119,7 +131,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         probes = Probes(
             service="ingress",
             instance=service.instance_id,
-            report=lambda: live.report("ingress"),
+            report=lambda: {**live.report("ingress"), **bundles.report()},
             checks=_checks(connection, database, epochs),
         )
         router = _router(
@@ -136,12 +148,13 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
                 limiter,
             ),
             ConversationRoutes(callers, conversations, turns, composer, accepting, cancelling, feeds, live, limiter),
-            ProfileRoutes(callers, conversations, live, limiter, service.bundles),
-            OpenAIRoutes(callers, composer, accepting, cancelling, streams, service.bundles, live, limiter),
+            ProfileRoutes(callers, conversations, live, limiter, bundles),
+            OpenAIRoutes(callers, composer, accepting, cancelling, streams, bundles, live, limiter),
             ErasureRoutes(callers, erasures),
             ApiKeyRoutes(callers, knowing.stored_keys, knowing.api_keys, knowing.revocations),
             probes,
-            DocumentRoutes(live=live, bundle_ids=sorted(service.bundles.bundles)),
+            DocumentRoutes(live=live, bundles=bundles),
+            webhooks,
             admin,
         )
         instruments = Instruments()
@@ -150,7 +163,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         watch_stores(instruments, database, connection)
         if knowing.authenticator.breaker is not None:
             watch_breaker(instruments, "identity_provider", knowing.authenticator.breaker)
-        reporting = Reporting(sources, instruments, live, service, "ingress")
+        reporting = Reporting(sources, instruments, live, service, "ingress", about=bundles.report)
         await enter(reporting.reporting())
         edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error}, Traffic(instruments))
         yield Ingress(with_cors(edge, settings.callers.cors), probes, streams, reporting)
@@ -175,6 +188,7 @@ def _router(
     api_keys: ApiKeyRoutes,
     probes: Probes,
     document: DocumentRoutes,
+    webhooks: WebhookRoutes,
     admin: list[Route],
 ) -> Router:
     one = "/conversations/{conversation_id}"
@@ -212,6 +226,7 @@ def _router(
             ),
             route("/admin/api-keys/{key_id}", DELETE=api_keys.revoke_any),
             *admin,
+            route("/webhooks/bundles/{bundle_id}", POST=webhooks.push),
             route("/health", GET=probes.health),
             route("/ready", GET=probes.ready),
             route("/openapi.json", GET=document.openapi),

@@ -54,6 +54,11 @@ class Home:
     def state_file(self) -> Path:
         return self.path / "state.json"
 
+    @property
+    def admin_key(self) -> Path:
+        """An API key for the commands of whoever owns the folder."""
+        return self.path / "admin-key"
+
     def make(self) -> None:
         """Make the folder, unless it exists. Raises HomeUnusable."""
         try:

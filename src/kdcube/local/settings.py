@@ -39,7 +39,7 @@ _FOR_PROXYLOGIN = (
 )
 _FOR_PROC = (
     *("KDCUBE_DEBUG_BUNDLES", "CHAT_TASK_TIMEOUT_SEC", "KDCUBE_SLOTS", "HEARTBEAT_INTERVAL"),
-    *(*GIT_VARIABLES, *GRANTED),
+    *("BUNDLES_FORCE_ENV_ON_STARTUP", *GIT_VARIABLES, *GRANTED),
 )
 
 
@@ -97,7 +97,9 @@ class LocalSettings:
             bundles=bundles,
             ingress_stop_s=environment.seconds("INGRESS_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=3_600),
             proc_stop_s=environment.seconds("PROC_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=86_400),
-            ingress_variables=_chosen(environment, (*_FOR_ALL, *_FOR_INGRESS, *_FOR_SIGNING_IN)),
+            ingress_variables=_chosen(
+                environment, (*_FOR_ALL, *_FOR_INGRESS, *_FOR_SIGNING_IN, *bundles.webhook_secrets)
+            ),
             proxylogin_stop_s=environment.seconds("PROXYLOGIN_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=3_600),
             proxylogin_variables=_chosen(environment, (*_FOR_ALL, *_FOR_INGRESS, *_FOR_SIGNING_IN, *_FOR_PROXYLOGIN)),
             proc_variables=_chosen(environment, (*_FOR_ALL, *_FOR_PROC, *bundles.secret_names)),

@@ -17,6 +17,7 @@ from kdcube.config.proc import ProcSettings
 from kdcube.config.proxylogin import ProxyLoginSettings
 from kdcube.deploy.routes import Service
 from kdcube.gateway.adopting import config_to_run
+from kdcube.local.administrator import keep_administrator
 from kdcube.local.bundles import assemble
 from kdcube.local.docs import DOCS_ID, docs_entry
 from kdcube.local.home import Home
@@ -97,6 +98,7 @@ class Stack:
         await supervisor.ready(_READY_LIMIT_S)
         await _check_valkey(redis_url)
         await migrate(database_url)
+        await keep_administrator(self.home, database_url, self.settings.gateway)
         shared = {
             "REDIS_URL": redis_url,
             "DATABASE_URL": database_url,

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from kdcube.postgres.database import Database, Fetch, Row
+from kdcube.postgres.pages import Page, Pages
 from kdcube.postgres.queries import load_queries
 from kdcube.postgres.rows import from_json, storable, to_json
-from kdcube.protocol.errors import InvalidInput
 
 MAX_PAGE = 200
 
 Outcome: TypeAlias = Literal["done", "refused", "failed"]
-
-_CURSOR = re.compile(r"a1\.(\d{1,18})")
-_BEGINNING = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +40,6 @@ class Entry:
     details: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class EntryPage:
-    """``next`` is the cursor of the following page, None at the end."""
-
-    items: Sequence[Entry]
-    next: str | None
-
-
 class Audit:
     """The audit log of one tenant and project. Every method raises StoreUnavailable."""
 
@@ -59,6 +47,7 @@ class Audit:
         self._database = database
         self._scope = (tenant, project)
         self._sql = load_queries("audit")
+        self._pages = Pages("a1", MAX_PAGE, _entry, lambda entry: entry.entry)
 
     async def record(
         self,
@@ -90,22 +79,12 @@ class Audit:
 
     async def list(
         self, *, cursor: str | None = None, limit: int = 50, actor: str | None = None, act: str | None = None
-    ) -> EntryPage:
+    ) -> Page[Entry]:
         """A page, newest first, of 1 to MAX_PAGE entries. Raises InvalidInput for ``cursor`` or ``limit``."""
-        if not 1 <= limit <= MAX_PAGE:
-            raise InvalidInput("limit", f"limit must be 1 to {MAX_PAGE}")
-        before = _parse_cursor(cursor) if cursor else _BEGINNING
+        before = self._pages.below(cursor, limit)
         asked = [None if text is None else storable(text) for text in (actor, act)]
         rows = await self._database.fetch(self._sql["list_entries"], *self._scope, before, *asked, limit + 1)
-        items = [_entry(row) for row in rows[:limit]]
-        return EntryPage(items, f"a1.{items[-1].entry}" if len(rows) > limit else None)
-
-
-def _parse_cursor(cursor: str) -> int:
-    match = _CURSOR.fullmatch(cursor)
-    if match is None:
-        raise InvalidInput("cursor", "cursor must be one that a page gave as next")
-    return int(match[1])
+        return self._pages.page(rows, limit)
 
 
 def _entry(row: Row) -> Entry:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from kdcube.postgres.audit import Actor, Audit
 from kdcube.postgres.database import Database, Fetch, Row
+from kdcube.postgres.pages import Page, Pages
 from kdcube.postgres.queries import load_queries
 from kdcube.postgres.rows import from_json, storable, to_json
-from kdcube.protocol.errors import InvalidInput
 
 MAX_PAGE = 100
 
 Origin: TypeAlias = Literal["put", "patch", "reset", "rollback", "environment"]
 """How a version came about; ``environment``: a service that was started with the order to use its environment's."""
-
-_CURSOR = re.compile(r"v1\.(\d{1,18})")
-_BEGINNING = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +44,6 @@ class Superseded:
     """Nothing was stored: there is a later version than the one that was built upon."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigPage:
-    """``next`` is the cursor of the following page, None at the end."""
-
-    items: Sequence[StoredConfig]
-    next: str | None
-
-
 class GatewayConfigs:
     """The versions of one tenant and project. Every method raises StoreUnavailable."""
 
@@ -64,6 +52,7 @@ class GatewayConfigs:
         self._audit = audit
         self._scope = (tenant, project)
         self._sql = load_queries("gateway_configs")
+        self._pages = Pages("v1", MAX_PAGE, _config, lambda config: config.version)
 
     async def last(self) -> StoredConfig | None:
         """The version that is to be run; None when none was ever stored."""
@@ -108,21 +97,11 @@ class GatewayConfigs:
 
         return await self._database.transact(work)
 
-    async def list(self, *, cursor: str | None = None, limit: int = 20) -> ConfigPage:
+    async def list(self, *, cursor: str | None = None, limit: int = 20) -> Page[StoredConfig]:
         """A page, newest first, of 1 to MAX_PAGE versions. Raises InvalidInput for ``cursor`` or ``limit``."""
-        if not 1 <= limit <= MAX_PAGE:
-            raise InvalidInput("limit", f"limit must be 1 to {MAX_PAGE}")
-        before = _parse_cursor(cursor) if cursor else _BEGINNING
+        before = self._pages.below(cursor, limit)
         rows = await self._database.fetch(self._sql["list_configs"], *self._scope, before, limit + 1)
-        items = [_config(row) for row in rows[:limit]]
-        return ConfigPage(items, f"v1.{items[-1].version}" if len(rows) > limit else None)
-
-
-def _parse_cursor(cursor: str) -> int:
-    match = _CURSOR.fullmatch(cursor)
-    if match is None:
-        raise InvalidInput("cursor", "cursor must be one that a page gave as next")
-    return int(match[1])
+        return self._pages.page(rows, limit)
 
 
 def _config(row: Row) -> StoredConfig:

@@ -20,8 +20,11 @@ from kdcube.config.gateway import GatewayConfig
 from kdcube.config.load import load_service
 from kdcube.config.proc import ProcSettings
 from kdcube.gateway.adopting import adopt_config
+from kdcube.gateway.applying import follow_config
+from kdcube.gateway.bundles.adopting import adopt_bundles
+from kdcube.gateway.bundles.following import follow_bundles
+from kdcube.gateway.bundles.live import LiveBundles
 from kdcube.gateway.connections import BoundedHttp
-from kdcube.gateway.following import Following
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reporting import Reporting, watch_stores
 from kdcube.gateway.serving import KEEP_ALIVE_S
@@ -31,6 +34,7 @@ from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.erasing import Erasing
 from kdcube.postgres.gateway_configs import GatewayConfigs
 from kdcube.postgres.locks import Leadership
+from kdcube.postgres.releases import Releases
 from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.host import HostLimits
 from kdcube.proc.bundles.jobs import BundleUnavailable
@@ -80,6 +84,7 @@ class Proc:
         self._available = sorted(settings.service.bundles.bundles)
         """Bundles whose turns could run here; what loads at start is found out then."""
         self.live: LiveGateway
+        self.bundles: LiveBundles
         self.worker: Worker
         self.pool: HostPool
         self.database: Database
@@ -108,8 +113,13 @@ class Proc:
                 )
             )
             turns = await enter(Turns(self.database, *scope))
-            configs = GatewayConfigs(self.database, Audit(self.database, *scope), *scope)
-            await enter(Following(live, configs, connection, subscriber, keys).following())
+            audit = Audit(self.database, *scope)
+            configs = GatewayConfigs(self.database, audit, *scope)
+            await enter(follow_config(live, configs, connection, subscriber, keys).following())
+            releases = Releases(self.database, audit, *scope)
+            self.bundles = await adopt_bundles(service, releases)
+            following = await enter(follow_bundles(self.bundles, releases, connection, subscriber, keys).following())
+            await following.publish(self.bundles.current.sequence)
             queue = Queue(connection, keys, lease_s=self._lease_s)
             logs = EventLogs(connection, keys)
             working_state = WorkingState(connection, keys, lease_s=queue.lease_s)
@@ -250,7 +260,7 @@ class Proc:
         self.worker.room_changed()
 
     def _about(self) -> dict[str, object]:
-        return {"bundles": self._available, "draining": self.worker.draining}
+        return {**self.bundles.report(), "bundles": self._available, "draining": self.worker.draining}
 
     def _describe(self) -> tuple[int, dict[str, Any]]:
         """Runs in the keeper's thread: reads only."""

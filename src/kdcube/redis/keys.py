@@ -172,6 +172,11 @@ class Keys:
         return self._key("c", "config")
 
     @property
+    def bundles_channel(self) -> str:
+        """The sequence of the registry of bundles, when something in it changed."""
+        return self._key("c", "bundles")
+
+    @property
     def revocation_channel(self) -> str:
         """The ids of API keys that are revoked."""
         return self._key("c", "revoked")

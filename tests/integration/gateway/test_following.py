@@ -15,6 +15,7 @@ from kdcube.config.gateway import GatewayConfig
 from kdcube.config.ingress import IngressSettings
 from kdcube.config.load import load
 from kdcube.gateway.adopting import adopt_config
+from kdcube.gateway.applying import follow_config
 from kdcube.gateway.following import Following
 from kdcube.gateway.live import LiveGateway
 from kdcube.postgres.audit import Actor, Audit
@@ -78,7 +79,7 @@ async def a_process(
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(open_connection(valkey_url, name="test"))
         subscriber = await stack.enter_async_context(open_subscriber(valkey_url, name="test"))
-        following = Following(live, configs, connection, subscriber, Keys(*SCOPE), check_s=check_s)
+        following = follow_config(live, configs, connection, subscriber, Keys(*SCOPE), check_s=check_s)
         yield await stack.enter_async_context(following.following())
 
 

@@ -84,7 +84,6 @@ def test_what_means_nothing_here_is_told_once():
         "REDIS_PASSWORD: REDIS_URL says where Valkey is, with the password",
     ]
     assert [line.partition(": ")[0] for line in proc] == [
-        "BUNDLES_FORCE_ENV_ON_STARTUP",
         "BUNDLE_GIT_RESOLUTION_ENABLED",
         "EXEC_WORKSPACE_ROOT",
         "PY_CODE_EXEC_IMAGE",

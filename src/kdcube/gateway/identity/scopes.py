@@ -58,8 +58,8 @@ ROUTES: Mapping[tuple[str, str], Scopes] = {
 }
 UNDER: Mapping[str, Scopes] = {"/admin/": _ADMIN, "/monitoring/": _ADMIN}
 """Of all other routes that begin so. The handlers ask for an administrator themselves."""
-PUBLIC = frozenset({"/bundles", "/health", "/ready", "/openapi.json"})
-"""Where nobody asks who calls."""
+PUBLIC = frozenset({"/bundles", "/health", "/ready", "/openapi.json", "/webhooks/bundles/{bundle_id}"})
+"""Where nobody asks who calls; a webhook proves itself by a secret of its own."""
 
 
 def scopes_for(method: str, path: str) -> Scopes:

@@ -7,9 +7,10 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from kdcube.config.bundles import BundleEntry, BundleRegistry
+from kdcube.config.bundles import BundleEntry
+from kdcube.gateway.bundles.live import LiveBundles
 from kdcube.gateway.caller import Caller
-from kdcube.gateway.errors import Forbidden
+from kdcube.gateway.errors import Forbidden, Unavailable
 from kdcube.gateway.live import LiveGateway
 from kdcube.postgres.records import StoredTurn
 from kdcube.protocol.errors import InvalidInput
@@ -62,7 +63,7 @@ class Origin(msgspec.Struct, frozen=True):
 class Composer:
     """Makes envelopes for one tenant and project."""
 
-    def __init__(self, live: LiveGateway, bundles: BundleRegistry) -> None:
+    def __init__(self, live: LiveGateway, bundles: LiveBundles) -> None:
         self._tenant = live.current.tenant
         self._project = live.current.project
         self._live = live
@@ -81,7 +82,8 @@ class Composer:
         """The envelope of ``message``. ``key`` is the Idempotency-Key, ``origin`` what its parent_turn_id stands for.
 
         ``history`` is what was said before a conversation's first message; whoever gives it has bounded its size.
-        Raises InvalidInput, which names the field, and Forbidden when the bundle is not for the caller.
+        Raises InvalidInput, which names the field, Forbidden when the bundle is not for the caller, and Unavailable
+        while nothing of it can be served yet.
         """
         text = (message.text or message.message or "").replace("\0", "\ufffd")  # as PostgreSQL will store it
         payload = message.payload or {}
@@ -168,12 +170,16 @@ class Composer:
                 raise InvalidInput("message.payload", f"payload takes more than {limits.max_payload_bytes} bytes")
 
     def _bundle(self, named: str | None, caller: Caller) -> BundleEntry:
-        bundle_id = named or self._bundles.default_bundle_id
+        registered = self._bundles.current
+        bundle_id = named or registered.default_bundle_id
         if bundle_id is None:
             raise InvalidInput("message.bundle_id", f"name a bundle: {self._known()}")
-        bundle = self._bundles.bundles.get(bundle_id)
-        if bundle is None:
+        release = registered.releases.get(bundle_id)
+        if release is None and bundle_id in registered.unready:
+            raise _unready(registered.unready[bundle_id])
+        if release is None:
             raise InvalidInput("message.bundle_id", f"there is no such bundle; there are: {self._known()}")
+        bundle = release.entry
         if not may_use(caller, bundle):
             raise Forbidden(
                 f"The bundle is for {bundle.required_user_type} users and above.",
@@ -183,10 +189,17 @@ class Composer:
         return bundle
 
     def _known(self) -> str:
-        return ", ".join(sorted(self._bundles.bundles)) or "none"
+        return ", ".join(sorted(self._bundles.current.releases)) or "none"
 
 
 def may_use(caller: Caller, bundle: BundleEntry) -> bool:
     """Whether the bundle is for users of the caller's type."""
     required = bundle.required_user_type
     return required is None or RANK[caller.user_type] >= RANK[required]
+
+
+def _unready(problem: str | None) -> Unavailable:
+    """What is wrong with it is for administrators."""
+    if problem is None:
+        return Unavailable("The bundle is being prepared; try again.", error="bundle_preparing")
+    return Unavailable("No version of the bundle can be served now.", error="bundle_unavailable")

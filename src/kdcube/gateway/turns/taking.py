@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from kdcube.config.bundles import BundleRegistry
 from kdcube.config.gateway import GatewayConfig
+from kdcube.gateway.bundles.live import LiveBundles
 from kdcube.gateway.foundation import Foundation
 from kdcube.gateway.limits import Limiter
 from kdcube.gateway.turns.accepting import Accepting
@@ -34,7 +34,7 @@ class Taking:
 
 @asynccontextmanager
 async def open_taking(
-    foundation: Foundation, limiter: Limiter, turns: Turns, epochs: EpochWatch, bundles: BundleRegistry
+    foundation: Foundation, limiter: Limiter, turns: Turns, epochs: EpochWatch, bundles: LiveBundles
 ) -> AsyncGenerator[Taking]:
     """Admits within what ``limiter`` says now. At its end, what was begun is finished first."""
     connection, keys = foundation.connection, foundation.keys

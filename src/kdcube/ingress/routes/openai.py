@@ -13,8 +13,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as AsgiMessage
 from structlog.typing import FilteringBoundLogger
 
-from kdcube.config.bundles import BundleRegistry
 from kdcube.gateway.answers import json_response
+from kdcube.gateway.bundles.live import LiveBundles
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import NotFound, Unauthorised, Unavailable
 from kdcube.gateway.exchange import exchange_of, request_id_of
@@ -50,7 +50,7 @@ class OpenAIRoutes:
         accepting: Accepting,
         cancelling: Cancelling,
         streams: Streams,
-        bundles: BundleRegistry,
+        bundles: LiveBundles,
         live: LiveGateway,
         limiter: Limiter,
         *,
@@ -61,7 +61,7 @@ class OpenAIRoutes:
         self._accepting = accepting
         self._cancelling = cancelling
         self._streams = streams
-        self._bundles = bundles.bundles
+        self._bundles = bundles
         self._live = live
         self._limiter = limiter
         self._clock = clock
@@ -69,13 +69,14 @@ class OpenAIRoutes:
 
     async def models(self, request: Request) -> Response:
         caller = await self._identify(request)
-        mine = [id_ for id_, entry in self._bundles.items() if may_use(caller, entry)]
+        mine = [id_ for id_, entry in self._bundles.registry.bundles.items() if may_use(caller, entry)]
         return json_response({"object": "list", "data": [self._model(id_) for id_ in mine]})
 
     async def model(self, request: Request) -> Response:
         caller = await self._identify(request)
         named = request.path_params["model"]
-        if named not in self._bundles or not may_use(caller, self._bundles[named]):
+        entry = self._bundles.registry.bundles.get(named)
+        if entry is None or not may_use(caller, entry):
             raise _no_model(named)
         return json_response(self._model(named))
 
@@ -84,7 +85,7 @@ class OpenAIRoutes:
         limits = self._live.current.limits.ingress
         body = await read_json(request, _CHAT, limits.max_body_bytes)
         asked = understand(body, limits)
-        if body.model not in self._bundles:
+        if body.model not in self._bundles.current.known:
             raise _no_model(body.model)
         self._streams.check_room()  # afterwards the turn is there, and nothing may refuse to show it
         envelope = self._composer.compose(

@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.typing import FilteringBoundLogger
 
-from kdcube.config.bundles import BundleRegistry
+from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.gateway.answers import json_response
+from kdcube.gateway.bundles.live import LiveBundles
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.limits import Limiter
@@ -32,7 +33,7 @@ class ProfileRoutes:
         conversations: Conversations,
         live: LiveGateway,
         limiter: Limiter,
-        bundles: BundleRegistry,
+        bundles: LiveBundles,
     ) -> None:
         self._callers = callers
         self._conversations = conversations
@@ -43,7 +44,7 @@ class ProfileRoutes:
     async def profile(self, request: Request) -> Response:
         caller = await self._callers.identify(request, opens=True, replaces=True)
         moved = await self._take_over(caller)
-        gateway = self._live.current
+        gateway, registry = self._live.current, self._bundles.registry
         rate, limits = gateway.rate_limits.ingress.of(caller.user_type), gateway.limits.ingress
         body: dict[str, Any] = {
             "user_type": caller.user_type,
@@ -61,30 +62,17 @@ class ProfileRoutes:
                 "max_body_bytes": limits.max_body_bytes,
             },
             "limits_left": await self._left(caller),
-            "bundles": [self._bundle(id_) for id_, entry in self._bundles.bundles.items() if may_use(caller, entry)],
-            "default_bundle_id": self._bundles.default_bundle_id,
+            "bundles": [_bundle(entry, registry) for entry in registry.bundles.values() if may_use(caller, entry)],
+            "default_bundle_id": registry.default_bundle_id,
         }
         if moved is not None:
             body["conversations_taken_over"] = moved
         return json_response(body)
 
     async def bundles(self, request: Request) -> Response:
-        return json_response(
-            {
-                "items": [self._bundle(id_) for id_ in self._bundles.bundles],
-                "default_bundle_id": self._bundles.default_bundle_id,
-            }
-        )
-
-    def _bundle(self, bundle_id: str) -> dict[str, Any]:
-        entry = self._bundles.bundles[bundle_id]
-        return {
-            "id": entry.id,
-            "name": entry.name or entry.id,
-            "description": entry.description,
-            "default": entry.id == self._bundles.default_bundle_id,
-            "required_user_type": entry.required_user_type,
-        }
+        registry = self._bundles.registry
+        items = [_bundle(entry, registry) for entry in registry.bundles.values()]
+        return json_response({"items": items, "default_bundle_id": registry.default_bundle_id})
 
     async def _left(self, caller: Caller) -> dict[str, Any] | None:
         """None while it cannot be told."""
@@ -104,3 +92,13 @@ class ProfileRoutes:
         except StoreUnavailable as error:
             logger.warning("profile.not_taken_over", reason=str(error))
             return 0  # the next /profile does it
+
+
+def _bundle(entry: BundleEntry, registry: BundleRegistry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "name": entry.name or entry.id,
+        "description": entry.description,
+        "default": entry.id == registry.default_bundle_id,
+        "required_user_type": entry.required_user_type,
+    }

@@ -22,3 +22,8 @@ login_id, user_id, claims, sealed_by, opened_ms, used_ms, idle_ms, expires_ms, c
 -- name: erasure_columns
 -- The columns of an Erasure, of the table e.
 e.erasure_id, e.user_id, e.requested_ms, e.done_ms, e.conversations, e.turns, e.feedback, e.api_keys, e.logins
+
+-- name: release_columns
+-- The columns of a Release, of the table r.
+r.bundle_id, r.number, r.entry::text as entry, r.revision, r.state, r.origin, r.author, r.reason, r.problem,
+r.created_ms, r.settled_ms

@@ -6,6 +6,7 @@ import pytest
 
 from kdcube.config.bundles import BundleRegistry
 from kdcube.config.gateway import GatewayConfig
+from kdcube.gateway.bundles.live import LiveBundles
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Forbidden
 from kdcube.gateway.live import LiveGateway
@@ -24,7 +25,9 @@ ALICE = Caller("alice", UserType.REGISTERED, ("r",), "s1")
 
 
 def compose(message: Message, *, key: str | None = None, caller: Caller = ALICE, origin: Origin | None = None):
-    return Composer(LiveGateway(GATEWAY), BUNDLES).compose(message, caller, key=key, request_id="r1", origin=origin)
+    return Composer(LiveGateway(GATEWAY), LiveBundles.of(BUNDLES)).compose(
+        message, caller, key=key, request_id="r1", origin=origin
+    )
 
 
 def test_an_envelope_says_who_sent_what() -> None:
@@ -108,4 +111,6 @@ def test_a_bundle_may_ask_for_a_type_of_users() -> None:
 def test_without_a_default_a_bundle_must_be_named() -> None:
     bundles = BundleRegistry.model_validate({"bundles": {"a": {"path": "/a"}, "b": {"path": "/b"}}})
     with pytest.raises(InvalidInput, match="name a bundle: a, b"):
-        Composer(LiveGateway(GATEWAY), bundles).compose(Message(text="x"), ALICE, key=None, request_id="r")
+        Composer(LiveGateway(GATEWAY), LiveBundles.of(bundles)).compose(
+            Message(text="x"), ALICE, key=None, request_id="r"
+        )

@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from kdcube.config.documents import Finding, UnreadableDocument, read_json
 from kdcube.config.gateway import GATEWAY_MAX_BYTES
 from kdcube.gateway.answers import json_response
 from kdcube.gateway.changes import patched, shown
 from kdcube.gateway.documents import InvalidDocument
 from kdcube.gateway.editing import Base, Editing, Proposal
-from kdcube.gateway.errors import (
-    BadRequest,
-    Conflict,
-    NotFound,
-    PreconditionFailed,
-    PreconditionRequired,
-    RequestError,
-)
+from kdcube.gateway.errors import Conflict, NotFound
 from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.live import LiveGateway
-from kdcube.gateway.reading import read_body
-from kdcube.ingress.requests import REASON_MAX_CHARS
+from kdcube.ingress.routes.admin.changing import (
+    Instances,
+    Json,
+    attempt,
+    check_match,
+    invalid,
+    read_object,
+    tagged,
+    told_findings,
+)
 from kdcube.ingress.routes.admin.pages import page_of
 from kdcube.postgres.audit import Actor, Audit
 from kdcube.postgres.gateway_configs import MAX_PAGE, Origin, Superseded
-from kdcube.protocol.errors import InvalidInput, KDCubeError
-
-Json = dict[str, Any]
-Instances = Callable[[], Awaitable[list[Json] | None]]
-"""What each process says of itself; None when that cannot be told."""
+from kdcube.protocol.errors import InvalidInput
 
 _OF_CONFIG = ("instance", "component", "state", "seen_s", "config_checksum", "config_version", "config_problem")
 _PENDING = "config_restart_pending"
@@ -73,12 +69,12 @@ class GatewayConfigRoutes:
             "this_instance": self._live.report("ingress"),
             "instances": _of_config(await self._instances()),
         }
-        return _tagged(json_response(body), base.checksum)
+        return tagged(json_response(body), base.checksum)
 
     async def validate(self, request: Request) -> Response:
         """A dry run: nothing is stored."""
         await self._callers.administrator(request)
-        given = await _object(request)
+        given = await read_object(request, GATEWAY_MAX_BYTES)
         if len(given) != 1 or not isinstance(given.get("document", given.get("patch")), dict):
             raise InvalidInput("document", "give an object as document, or as patch")
         base = await self._editing.base()
@@ -86,18 +82,18 @@ class GatewayConfigRoutes:
         try:
             proposal = self._editing.propose(base, document)
         except InvalidDocument as error:
-            return json_response({"valid": False, "errors": _findings(error.findings)})
+            return json_response({"valid": False, "errors": told_findings(error.findings)})
         return json_response({"valid": True, "base_version": base.version, **_told(proposal), **_resolved(proposal)})
 
     async def put(self, request: Request) -> Response:
         async def document(_: Base) -> Mapping[str, Any]:
-            return await _object(request)
+            return await read_object(request, GATEWAY_MAX_BYTES)
 
         return await self._change(request, "put", document, must_match=True)
 
     async def patch(self, request: Request) -> Response:
         async def document(base: Base) -> Mapping[str, Any]:
-            return patched(base.document, await _object(request))
+            return patched(base.document, await read_object(request, GATEWAY_MAX_BYTES))
 
         return await self._change(request, "patch", document)
 
@@ -109,7 +105,7 @@ class GatewayConfigRoutes:
 
     async def rollback(self, request: Request) -> Response:
         async def document(_: Base) -> Mapping[str, Any]:
-            version = (await _object(request)).get("version")
+            version = (await read_object(request, GATEWAY_MAX_BYTES)).get("version")
             if type(version) is not int or not 0 < version < 2**62:
                 raise InvalidInput("version", "give the number of a version")
             stored = await self._editing.version(version)
@@ -133,14 +129,10 @@ class GatewayConfigRoutes:
         *,
         must_match: bool = False,
     ) -> Response:
-        caller = await self._callers.administrator(request)
-        actor = self._callers.actor(request, caller)
-        try:
-            return await self._changed(request, actor, origin, document, must_match)
-        except (RequestError, InvalidInput) as error:
-            told = {"error": getattr(error, "error", "invalid_input"), "fields": _fields(error)}
-            await self._audit.record(actor, f"gateway_config.{origin}", "version", told, outcome="refused")
-            raise
+        async def work(actor: Actor, reason: str | None) -> Response:
+            return await self._changed(request, actor, origin, document, must_match, reason)
+
+        return await attempt(self._callers, self._audit, request, f"gateway_config.{origin}", "version", work)
 
     async def _changed(
         self,
@@ -149,23 +141,23 @@ class GatewayConfigRoutes:
         origin: Origin,
         document: Callable[[Base], Awaitable[Mapping[str, Any]]],
         must_match: bool,
+        reason: str | None,
     ) -> Response:
-        reason = request.query_params.get("reason") or None
-        if reason is not None and len(reason) > REASON_MAX_CHARS:
-            raise InvalidInput("reason", f"reason must have at most {REASON_MAX_CHARS} characters")
         base = await self._editing.base()
-        _check_match(request, base, must_match)
+        required = "Say by If-Match which version is to be replaced: its checksum or its number, or * for any."
+        now = f"The configuration is version {base.version} now, with the checksum {base.checksum}: look again."
+        check_match(request, base.matches, required=required if must_match else None, now=now)
         try:
             proposal = self._editing.propose(base, await document(base))
         except InvalidDocument as error:
-            raise _invalid(error) from None
+            raise invalid(error.findings, str(error), error="invalid_config") from None
         if not proposal.changes and proposal.document == base.document:
-            return _tagged(json_response({"changed": False, "version": base.version, **_told(proposal)}), base.checksum)
+            return tagged(json_response({"changed": False, "version": base.version, **_told(proposal)}), base.checksum)
         stored = await self._editing.store(proposal, actor, origin, reason)
         if isinstance(stored, Superseded):
             raise Conflict("Somebody else changed the configuration meanwhile: look again.", error="superseded")
         body = {"changed": True, "version": stored.version, **_told(proposal), **_resolved(proposal)}
-        return _tagged(json_response(body), stored.checksum)
+        return tagged(json_response(body), stored.checksum)
 
 
 def _of_config(instances: list[Json] | None) -> list[Json] | None:
@@ -175,67 +167,14 @@ def _of_config(instances: list[Json] | None) -> list[Json] | None:
     return [{name: instance[name] for name in shown if name in instance} for instance in instances]
 
 
-async def _object(request: Request) -> Json:
-    body = await read_body(request, GATEWAY_MAX_BYTES)
-    try:
-        given = read_json(body.decode(), max_bytes=GATEWAY_MAX_BYTES)
-    except UnicodeDecodeError:
-        raise BadRequest("The body is not valid UTF-8.", error="invalid_utf8", field="body") from None
-    except UnreadableDocument as error:
-        raise BadRequest(f"The body cannot be read: {error}.", error="malformed_json", field="body") from None
-    if not isinstance(given, dict):
-        raise InvalidInput("body", "give an object")
-    return cast("Json", given)
-
-
-def _check_match(request: Request, base: Base, must_match: bool) -> None:
-    header = request.headers.get("if-match")
-    if header is None:
-        if must_match:
-            raise PreconditionRequired(
-                "Say by If-Match which version is to be replaced: its checksum or its number, or * for any."
-            )
-        return
-    tags = [tag.strip().removeprefix("W/").strip('"') for tag in header.split(",")]
-    if not any(base.matches(tag) for tag in tags):
-        raise PreconditionFailed(
-            f"The configuration is version {base.version} now, with the checksum {base.checksum}: look again."
-        )
-
-
-def _invalid(error: InvalidDocument) -> RequestError:
-    first = error.findings[0]
-    refused = BadRequest(str(error), error="invalid_config", field=first.path or "body")
-    refused.errors = _findings(error.findings)
-    return refused
-
-
-def _findings(findings: Any) -> list[Json]:
-    told: list[Json] = []
-    for finding in cast("list[Finding]", findings):
-        one = {"path": finding.path, "message": finding.message}
-        told.append({**one, "allowed": finding.allowed} if finding.allowed else one)
-    return told
-
-
-def _fields(error: KDCubeError) -> list[object]:
-    many = getattr(error, "errors", None)
-    return [one["path"] for one in many] if many else [getattr(error, "field", None)]
-
-
 def _told(proposal: Proposal) -> Json:
     return {
         "checksum": proposal.config.checksum,
         "changes": shown(proposal.changes),
         "needs_restart": proposal.restarts,
-        "warnings": _findings(proposal.warnings),
+        "warnings": told_findings(proposal.warnings),
     }
 
 
 def _resolved(proposal: Proposal) -> Json:
     return {"resolved": proposal.config.document()}
-
-
-def _tagged(response: Response, checksum: str) -> Response:
-    response.headers["ETag"] = f'"{checksum}"'
-    return response
