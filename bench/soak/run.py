@@ -36,7 +36,7 @@ _LEAK_BYTES = 1 << 19
 _LATE_EACH = 50
 _ALLOWED = {"fds": 0, "threads": min(32, (os.cpu_count() or 1) + 4)}
 """A process's pool of threads (asyncio's default executor) fills up as it is needed."""
-_FDS_A_HOST = 5
+_FDS_A_HOST = 7
 """What a proc holds open for each of its bundle hosts, of which it keeps as many as it lately needed."""
 
 

@@ -26,6 +26,8 @@ HOSTS = PROCS * 2 * SLOTS // 8
 """At most, of the two bundles: each takes 8 turns. One that has nothing to do for 5 minutes ends."""
 _BUNDLE_FOLDER = Path(__file__).parent / "bundle"
 _HOST = "kdcube.sdk.host"
+_KEEPER = "keeper.py"
+"""Of a host: it names the program that it starts."""
 _POLL_S = 0.1
 
 
@@ -61,7 +63,8 @@ class System:
         """The bundle hosts of all procs."""
         pids = self.pids()
         children = [pid for name, proc in pids.items() if name.startswith("proc") for pid in tree(proc)[1:]]
-        return [pid for pid in children if _HOST in _command(pid)]
+        commands = {pid: _command(pid) for pid in children}
+        return [pid for pid, command in commands.items() if _HOST in command and _KEEPER not in command]
 
     async def healed(self, limit_s: float) -> bool:
         """Wait until everything runs and is ready. False when that takes longer than ``limit_s``."""

@@ -80,7 +80,6 @@ class Process:
 
     def __init__(self, began: Callable[[wire.StartTurn], Run]) -> None:
         self.pid = next(_pids)
-        self.beats = 0
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.doomed = False
         self.host: BundleHost
@@ -97,8 +96,14 @@ class Process:
     async def reap(self) -> None:
         pass
 
-    def resident_bytes(self) -> int:
+    def beats(self) -> int:
         return 0
+
+    def listen(self, on_verdict: Callable[[str, str, str], None]) -> None:
+        pass
+
+    def hear(self) -> None:
+        pass
 
     def die(self) -> None:
         if self.exited.done():
@@ -119,6 +124,15 @@ class Process:
 
     def abort(self) -> None:
         self.kill()
+
+    def is_closing(self) -> bool:
+        return False
+
+    def pause_reading(self) -> None:
+        """What it says comes by calls: it has no flood to hold back."""
+
+    def resume_reading(self) -> None:
+        pass
 
     def _receive(self, message: Any) -> None:
         match message:

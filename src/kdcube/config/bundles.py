@@ -53,6 +53,19 @@ class BundleEntry(BaseModel):
     """A turn that takes longer is ended."""
     concurrency: Whole | None = Field(default=None, ge=1, le=1_000)
     """Turns at once per process of the bundle; None: as many as proc has slots."""
+    memory_limit_mb: Whole | None = Field(default=None, ge=128, le=16_777_216)
+    """MiB that one process of the bundle may hold, with all that it starts; None: 2,048, or half of the memory if that
+    is less. A host alone takes about 40."""
+    cpu_limit: Whole | None = Field(default=None, ge=1, le=1_024)
+    """Cores on which one process of the bundle may run, with all that it starts; None: all of them."""
+    process_limit: Whole = Field(default=1_024, ge=32, le=100_000)
+    """Processes and threads that one process of the bundle may have, with all that it starts."""
+    open_files_limit: Whole = Field(default=4_096, ge=64, le=1_048_576)
+    """Files and sockets that each process may have open."""
+    file_size_limit_mb: Whole | None = Field(default=None, ge=1, le=16_777_216)
+    """How large each file may be that it writes; None: as large as ``temp_limit_mb``."""
+    temp_limit_mb: Whole = Field(default=2_048, ge=1, le=16_777_216)
+    """What the private folder of one process of the bundle may hold, with files that are deleted but open."""
     required_user_type: UserType | None = None
     """The least class of users that may use it; None: everybody."""
     git_url: str | None = Field(default=None, validation_alias=AliasChoices("git_url", "repo"), repr=False)
@@ -93,6 +106,8 @@ class BundleEntry(BaseModel):
             raise ValueError("git_poll_s needs git_url, and no path")
         if self.idle_limit_s > self.wall_limit_s:
             raise ValueError("idle_limit_s is above wall_limit_s, so it could never be reached")
+        if self.file_size_limit_mb is not None and self.file_size_limit_mb > self.temp_limit_mb:
+            raise ValueError("file_size_limit_mb is above temp_limit_mb, so it could never be reached")
         return self
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import msgspec
@@ -16,7 +17,7 @@ from kdcube.protocol.errors import EpochMismatch, KDCubeError, StoreUnavailable
 from kdcube.protocol.events import Fold, Kind, encode_line
 from kdcube.protocol.turns import TurnEnvelope
 from kdcube.redis.epoch import EpochWatch
-from kdcube.redis.eventlog import Appended, EventLogs, Full, Rewound
+from kdcube.redis.eventlog import LOG_MAX_BYTES, Appended, EventLogs, Full, Rewound
 from kdcube.redis.queue import Opened
 from kdcube.telemetry import failpoints
 
@@ -26,6 +27,8 @@ COALESCE_ABOVE = 64
 """With more events than this waiting, adjacent deltas of one marker become one: the log is behind the bundle."""
 COALESCED_MAX_CHARS = 8192
 BATCH_MAX_EVENTS = 512
+BATCH_MAX_BYTES = 1024 * 1024
+"""Of events that are not text: Valkey does nothing else while it takes a batch."""
 _RETRY_S = 0.1
 
 _json = msgspec.json.Encoder().encode
@@ -35,8 +38,21 @@ class OutputLimit(KDCubeError):
     """The turn has said more than a log may hold."""
 
 
+class UnfitEvent(KDCubeError):
+    """The bundle host sent an event that is no JSON. The SDK sends none."""
+
+
 class ClaimLost(KDCubeError):
     """The claim is no longer the current one."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An event that is not text, encoded as far as it can be before its time is known."""
+
+    event: Step | Service
+    members: bytes
+    """``,"event":{...},"data":{...}``"""
 
 
 class LogWriter:
@@ -68,7 +84,10 @@ class LogWriter:
         self._said = opened.tail
         self._seq = 0
         self._delta_index = 0
-        self._waiting: list[Emit] = []
+        self._waiting: list[Delta | _Line] = []
+        self._waiting_bytes = 0
+        """Of events that are not text."""
+        self._failed = False
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -85,14 +104,21 @@ class LogWriter:
         return Position(self._incarnation, self._said)
 
     def write(self, frame: Emit) -> None:
-        """Takes one event, in order. Never waits: the turn's byte credit bounds what is held."""
+        """Takes one event, in order. Never waits: what is held is bounded by the turn's byte credit, and for what needs
+        none by what a log may hold in all.
+        """
+        if self._failed:
+            return
         waiting = self._waiting
         if len(waiting) > COALESCE_ABOVE and isinstance(frame, Delta):
             last = waiting[-1]
             if isinstance(last, Delta) and last.marker == frame.marker and len(last.text) < COALESCED_MAX_CHARS:
                 waiting[-1] = Delta(last.turn, last.text + frame.text, last.marker)
                 return
-        waiting.append(frame)
+        event = frame if isinstance(frame, Delta) else self._line(frame)
+        if event is None:
+            return
+        waiting.append(event)
         if self._idle.is_set():
             self._idle.clear()
             self._wake.set()
@@ -104,15 +130,45 @@ class LogWriter:
                 await self._wake.wait()
                 self._wake.clear()
                 while self._waiting:
-                    batch, self._waiting = self._waiting[:BATCH_MAX_EVENTS], self._waiting[BATCH_MAX_EVENTS:]
-                    await self._append(batch)
+                    await self._append(self._next_batch())
                 self._idle.set()
         except (
             KDCubeError
         ) as error:  # also an answer of Valkey that nobody expects: the turn must not wait for its credit
+            self._fail(error)
+
+    def _fail(self, error: KDCubeError) -> None:
+        if not self._failed:
+            self._failed = True
             self._take_up()
             self._idle.set()
             self._on_failed(error)
+
+    def _line(self, frame: Step | Service) -> _Line | None:
+        members = b""
+        try:
+            if isinstance(frame, Step):
+                members = b',"event":' + _json(frame.event)
+            if frame.data is not None:
+                members += b',"data":' + _json(frame.data)
+        except (TypeError, ValueError, RecursionError) as error:
+            self._fail(UnfitEvent(str(error)))
+            return None
+        self._waiting_bytes += len(members)
+        if self._waiting_bytes > LOG_MAX_BYTES:
+            self._fail(OutputLimit())
+            return None
+        return _Line(frame, members)
+
+    def _next_batch(self) -> list[Delta | _Line]:
+        waiting, size, count = self._waiting, 0, 0
+        for event in waiting[:BATCH_MAX_EVENTS]:
+            size += 0 if isinstance(event, Delta) else len(event.members)
+            if size > BATCH_MAX_BYTES and count:
+                break
+            count += 1
+        self._waiting = waiting[count:]
+        return waiting[:count]
 
     async def flush(self, timeout_s: float) -> None:
         """Waits until all is in the log, but no longer than ``timeout_s``: the fold has everything either way."""
@@ -127,7 +183,7 @@ class LogWriter:
         waiting, self._waiting = self._waiting, []
         self._encode(waiting)
 
-    async def _append(self, batch: list[Emit]) -> None:
+    async def _append(self, batch: list[Delta | _Line]) -> None:
         lines = self._encode(batch)
         self._seq += 1
         data = b"\n".join(lines)
@@ -187,7 +243,7 @@ class LogWriter:
             incarnation=self._incarnation + 1,
         )
 
-    def _encode(self, batch: list[Emit]) -> list[bytes]:
+    def _encode(self, batch: list[Delta | _Line]) -> list[bytes]:
         ts_ms = time.time_ns() // 1_000_000
         stamp = datetime.fromtimestamp(ts_ms / 1000, UTC).isoformat(timespec="milliseconds")
         # Deltas are nearly all of the traffic: their lines are put together from prepared bytes.
@@ -206,16 +262,17 @@ class LogWriter:
                 )
                 self._delta_index += 1
                 fold.delta(frame.marker, text)
-            elif isinstance(frame, Step):
-                lines.append(
-                    encode_line(
-                        Kind.STEP, "chat.step", ts_ms=ts_ms, attempt=self._attempt, event=frame.event, data=frame.data
-                    )
-                )
-                fold.step(frame.event)
+                continue
+            self._waiting_bytes -= len(frame.members)
+            event = frame.event
+            kind, type_ = (Kind.STEP, "chat.step") if isinstance(event, Step) else (Kind.SERVICE, event.type)
+            lines.append(
+                b'%b {"type":%b,"timestamp":"%b","ts":%d,"attempt":%d%b}'
+                % (kind.encode(), _json(type_), stamp.encode(), ts_ms, self._attempt, frame.members)
+            )
+            if isinstance(event, Step):
+                fold.step(event.event)
             else:
-                assert isinstance(frame, Service)
-                lines.append(encode_line(Kind.SERVICE, frame.type, ts_ms=ts_ms, attempt=self._attempt, data=frame.data))
-                fold.service(frame.type, frame.data)
+                fold.service(event.type, event.data)
         self._said += len(lines)
         return lines

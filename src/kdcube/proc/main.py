@@ -126,6 +126,7 @@ class Proc:
             await working_state.check_format()
             workers = Workers(connection, keys)
 
+            instruments = Instruments()
             git = stack.enter_context(open_git_store(service.home / "git", settings.git))
             self.pool = await enter(
                 open_host_pool(
@@ -135,6 +136,9 @@ class Proc:
                     run_dir=service.home / "run" / worker_id,
                     limits=_DEBUGGED if settings.debug_bundles else None,
                     on_change=self._room_changed,
+                    on_lost=lambda bundle_id, reason: instruments.counter(
+                        "hosts_lost", bundle=bundle_id, reason=reason
+                    ).add(),
                     git=git,
                     needed=[entry.id for entry in service.bundles.bundles.values() if not entry.fetched],
                     bounded=_patient if settings.debug_bundles else _limited(settings.turn_limit_s),
@@ -185,7 +189,6 @@ class Proc:
                 on_alive=self.pool.pulse.beat,
                 on_cancelled=_in_loop(lambda turn, claim: self.worker.cancelled(turn, claim)),
             )
-            instruments = Instruments()
             watch_stores(instruments, self.database, connection)
             desk = Desk(
                 worker_id=worker_id,

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import structlog
 
 from kdcube.postgres.records import HistoryTurn, StoredTurn
 from kdcube.postgres.turns import Turns
-from kdcube.proc.bundles.jobs import Cancelled, Completed, Failed, HistoryItem, HostLost, Outcome
-from kdcube.proc.log_writer import OutputLimit
+from kdcube.proc.bundles.jobs import Cancelled, Completed, Failed, HistoryItem, HostLost, LostReason, Outcome
+from kdcube.proc.log_writer import OutputLimit, UnfitEvent
 from kdcube.protocol.endings import terminal_line
 from kdcube.protocol.errors import KDCubeError
 from kdcube.protocol.events import Kind, encode_line
 from kdcube.protocol.turns import EarlierMessage, TurnState
+from kdcube.sdk.running import UNEXPECTED
 
 log = structlog.get_logger()
+
+_INTERRUPTED: Mapping[LostReason, str] = {
+    "idle_limit": "The assistant said nothing for too long and was stopped.",
+    "wall_limit": "The assistant took too long and was stopped.",
+    "no_beat": "The assistant stopped responding.",
+    "memory_limit": "The assistant took too much memory and was stopped.",
+    "process_limit": "The assistant started too many processes and was stopped.",
+    "temp_limit": "The assistant wrote too much to the disk and was stopped.",
+}
+"""What a user reads. One that is stopped takes all turns of its process with it, so nobody's message is to blame."""
 
 
 def verdict(outcome: Outcome | KDCubeError, bundle_id: str) -> tuple[TurnState, dict[str, Any] | None]:
@@ -34,7 +45,11 @@ def verdict(outcome: Outcome | KDCubeError, bundle_id: str) -> tuple[TurnState, 
         case HostLost("unresponsive_cancel"):
             return TurnState.CANCELLED, None
         case HostLost(reason):
-            return TurnState.INTERRUPTED, {"code": reason, "message": "The turn was interrupted."}
+            message = _INTERRUPTED.get(reason, "The turn was interrupted.")
+            return TurnState.INTERRUPTED, {"code": reason, "message": message}
+        case UnfitEvent():
+            log.error("a bundle failed", bundle=bundle_id, code="bundle_error", detail=str(outcome))
+            return TurnState.FAILED, {"code": "bundle_error", "message": UNEXPECTED}
         case OutputLimit():
             return TurnState.FAILED, {"code": "output_limit", "message": "The answer is too long."}
         case _:

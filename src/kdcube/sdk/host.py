@@ -1,25 +1,26 @@
 """The process of a bundle: ``python -m kdcube.sdk.host --wire FD --beat FD --pulse FD``, started by proc alone.
 
-It has no credentials and no environment to speak of; it knows proc by the socket on ``--wire``, and leaves when that
-closes. A thread writes a byte a second to the pipe on ``--beat``, so a blocked loop still beats and an interpreter
-that stands still does not. The same thread watches proc's own sign of life, a counter in the memory of ``--pulse``.
+It has no credentials and no environment to speak of, and its parent holds it to its limits (``proc.bundles.keeper``). It
+knows proc by the socket on ``--wire``, and leaves when that closes. A thread writes a byte a second to the pipe on
+``--beat``, so a blocked loop still beats and an interpreter that stands still does not. The same thread watches proc's
+own sign of life, a counter in the memory of ``--pulse``.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import ctypes
 import faulthandler
 import gc
 import mmap
 import os
-import resource
-import signal
 import socket
 import sys
 import threading
 import time
+import traceback
+from collections.abc import Coroutine
+from typing import Any
 
 from kdcube.sdk.breakpoints import on_breakpoint
 from kdcube.sdk.bundle import Bundle
@@ -48,8 +49,6 @@ try:
     from uvloop import new_event_loop
 except ImportError:  # a bundle's own environment need not have it
     from asyncio import new_event_loop
-
-_PR_SET_PDEATHSIG = 1
 
 
 class Host:
@@ -113,11 +112,10 @@ def main() -> None:
     parser.add_argument("--pulse", type=int, required=True)
     parser.add_argument("--debug", action="store_true", help="breakpoint() waits for a debugger")
     arguments = parser.parse_args()
-    _die_with_parent()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     faulthandler.enable()  # a crash inside an extension says where, in proc's log
     os.set_inheritable(arguments.wire, False)  # programs that the bundle starts must not keep them open
     os.set_inheritable(arguments.beat, False)
+    os.register_at_fork(after_in_child=lambda: _let_go(arguments.wire, arguments.beat))
     with os.fdopen(arguments.pulse, "rb") as file:
         pulse = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
     threading.Thread(target=_beat, args=(arguments.beat, pulse), name="beat", daemon=True).start()
@@ -135,7 +133,27 @@ def main() -> None:
     gc.freeze()  # what import left behind is never garbage: later collections need not look at it
     wire.setblocking(False)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(Host(bundle).serve(wire))
+        _run(runner.get_loop(), Host(bundle).serve(wire))
+
+
+def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    """Until ``work`` is done. A ``sys.exit`` in a task of the bundle is that task's end, and nobody else's."""
+    task = loop.create_task(work)
+    while not task.done():
+        try:
+            loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as left:
+            if task.done():
+                raise
+            traceback.print_exception(left)
+
+
+def _let_go(*descriptors: int) -> None:
+    """In a process that the bundle forked: it must neither speak nor beat for this one."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for fd in descriptors:
+        os.dup2(null, fd, inheritable=False)
+    os.close(null)
 
 
 def _first_message(wire: socket.socket) -> Load:
@@ -169,11 +187,6 @@ def _beat(fd: int, pulse: mmap.mmap) -> None:
         if silent_s > PROC_SILENCE_S:
             os._exit(1)  # another worker may soon go on where proc stopped
         before = now
-
-
-def _die_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

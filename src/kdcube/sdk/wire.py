@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
 
@@ -284,7 +285,7 @@ class FrameReader(Generic[T]):
                     break
                 try:
                     messages += self._decode(view[at + 4 : at + 4 + length])
-                except msgspec.DecodeError as error:
+                except (msgspec.DecodeError, RecursionError) as error:
                     raise WireError(f"a frame that cannot be read: {error}") from error
                 at += 4 + length
         finally:
@@ -300,7 +301,8 @@ from_host_decoder = msgspec.msgpack.Decoder(list[FromHost])
 class Channel(asyncio.Protocol, Generic[T]):
     """One end of the wire. ``send`` collects; what a loop tick collected goes out in one write.
 
-    ``on_message`` gets each message in order; ``on_lost`` is called once, with the WireError that ended it, if any.
+    ``on_messages`` gets messages in order; ``on_lost`` is called once, with the WireError that ended it, if any.
+    ``on_read`` is told how many seconds each read took, with what ``on_messages`` did.
     """
 
     def __init__(
@@ -308,10 +310,12 @@ class Channel(asyncio.Protocol, Generic[T]):
         decoder: msgspec.msgpack.Decoder[list[T]],
         on_messages: Callable[[list[T]], None],
         on_lost: Callable[[WireError | None], None],
+        on_read: Callable[[float], None] | None = None,
     ) -> None:
         self._reader = FrameReader(decoder)
         self._on_messages = on_messages
         self._on_lost = on_lost
+        self._on_read = on_read
         self._outbox: list[Any] = []
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
@@ -321,12 +325,24 @@ class Channel(asyncio.Protocol, Generic[T]):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
 
     def data_received(self, data: bytes) -> None:
+        began = time.perf_counter()
         try:
             messages = self._reader.feed(data)
         except WireError as error:
             self.fail(error)
             return
         self._on_messages(messages)
+        if self._on_read is not None:
+            self._on_read(time.perf_counter() - began)
+
+    def pause(self) -> None:
+        """Nothing is read until ``resume``; the other side waits when the socket is full."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import structlog
@@ -28,7 +29,9 @@ from kdcube.proc.bundles.jobs import (
     TurnSink,
     TurnTooLarge,
 )
+from kdcube.proc.bundles.limits import ProcessLimits
 from kdcube.proc.bundles.process import HostProcess
+from kdcube.proc.bundles.share import ReadShare
 from kdcube.proc.bundles.sources.source import Code
 from kdcube.protocol.errors import KDCubeError
 from kdcube.sdk import wire
@@ -36,11 +39,12 @@ from kdcube.sdk import wire
 _log = structlog.get_logger("kdcube.bundle")
 _FRAME_MARGIN_BYTES = 1024
 _WIRE_LINGER_S = 0.5
+_APPLYING_MAX = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class HostLimits:
-    """Times of rule 9, how often they are looked at, and the memory that one host may hold."""
+    """Times of rule 9, and how often they are looked at."""
 
     beat_timeout_s: float = 10.0
     cancel_grace_s: float = 5.0
@@ -49,7 +53,6 @@ class HostLimits:
     load_timeout_s: float = 60.0
     stop_grace_s: float = 5.0
     watch_interval_s: float = 0.5
-    memory_limit_bytes: int | None = None
     debug: bool = False
     """``breakpoint()`` waits for a debugger, instead of failing."""
 
@@ -187,10 +190,14 @@ class BundleHost:
         self.turns_ended = 0
         self.seats = 0
         """Turns that are going to start here; the host stays for them."""
+        self.full: tuple[str, str] | None = None
+        """The limit that it has used up, and the figures: it finishes what it has, and gets nothing new."""
+        self.counted = False
+        """Its loss is."""
         self._process = process
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
-        self._channel = wire.Channel(wire.from_host_decoder, self._receive, self._wire_lost)
+        self._channel = wire.Channel(wire.from_host_decoder, self._receive, self._wire_lost, self._read_for)
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._turns: dict[int, RunningTurn] = {}
         self._calls: dict[int, asyncio.Future[Any]] = {}
@@ -198,20 +205,26 @@ class BundleHost:
         self._numbers = 0
         self._stopping: asyncio.TimerHandle | None = None
         self._wire_ended = asyncio.Event()
-        self._doom: LostReason = "crash"
+        self.doom: LostReason = "crash"
+        """Why it is lost, once it is."""
+        self.detail = ""
+        """What the operator should know of that."""
         self._condemned = False
-        self._beats_seen = 0
         self._silent_s = 0.0
+        self._share = ReadShare()
+        self._reading_again: asyncio.TimerHandle | None = None
+        self._throttled = False
         self._reaping = self._loop.create_task(self._reap(), name=f"host {process.pid}")
+        process.listen(self._judged)
 
     @classmethod
     async def launch(
         cls, entry: BundleEntry, code: Code, *, run_dir: Path, pulse_fd: int, limits: HostLimits,
-        clock: Callable[[], float], on_change: Callable[[BundleHost], None],
+        process_limits: ProcessLimits, clock: Callable[[], float], on_change: Callable[[BundleHost], None],
     ) -> BundleHost:  # fmt: skip
         """Starts a process and has it load the bundle. Raises BundleLoadError; then the process is gone."""
         try:
-            process = await HostProcess.start(entry.id, run_dir, clock, pulse_fd, debug=limits.debug)
+            process = await HostProcess.start(entry.id, run_dir, clock, pulse_fd, process_limits, debug=limits.debug)
         except OSError as error:
             raise BundleLoadError(entry.id, f"the process does not start: {error}") from error
         host = cls(entry, code, process, limits, clock, on_change)
@@ -339,6 +352,9 @@ class BundleHost:
                     self._changed()
             case wire.Apply():
                 turn = self._turns.get(message.turn)
+                if len(self._applying) >= _APPLYING_MAX:
+                    self._channel.fail(wire.WireError("more at once than a bundle can ask"))
+                    return
                 if turn is not None and not turn.settled:
                     turn.heard_at = now
                     self._apply(turn, message)
@@ -374,24 +390,30 @@ class BundleHost:
         self._applying.add(task)
         task.add_done_callback(self._applying.discard)
 
+    @property
+    def loss(self) -> tuple[str, str] | None:
+        """Why it ended otherwise than by proc's will, or has to, and the figures; None while it has not."""
+        if self.full is not None:
+            return self.full
+        loaded = self._loaded.done() and self._loaded.exception() is None
+        by_will = self.doom == "killed" or self.retiring or not loaded
+        return (self.doom, self.detail) if self.lost and (self.detail or not by_will) else None
+
     # ---- limits
 
     def watch(self, elapsed_s: float) -> None:
-        """Looks at the beat, at memory and at every turn's limits. ``elapsed_s``: since the last look.
+        """Looks at the beat and at every turn's limits. ``elapsed_s``: since the last look.
 
         Time in which proc itself stood still does not count as the host's silence.
         """
         if self.lost or not self._loaded.done():
             return
-        if self._process.beats != self._beats_seen:
-            self._beats_seen, self._silent_s = self._process.beats, 0.0
+        if self._process.beats():
+            self._silent_s = 0.0
         else:
             self._silent_s += min(elapsed_s, 2 * self.limits.watch_interval_s)
-        memory_limit = self.limits.memory_limit_bytes
         if self._silent_s > self.limits.beat_timeout_s:
             self.condemn("no_beat")
-        elif memory_limit is not None and self._process.resident_bytes() > memory_limit:
-            self.condemn("memory_limit")
         else:
             now = self.clock()
             for turn in list(self._turns.values()):
@@ -400,6 +422,25 @@ class BundleHost:
                 elif now - turn.heard_at > self.entry.idle_limit_s and turn.unacknowledged <= 0:
                     # with text unacknowledged it is the log that is slow, not the bundle
                     turn.stop("Nothing was heard for too long.", "idle_limit")
+
+    def _judged(self, word: str, limit: str, figures: str) -> None:
+        """What the keeper found: ``over`` means that it ends the process now."""
+        if word == "over" and not self.lost:
+            self.doom, self.detail = cast("LostReason", limit), figures
+        elif word == "full":
+            self.full = limit, figures
+            self.retire(f"{limit}: {figures}")
+
+    def _read_for(self, seconds: float) -> None:
+        """Proc's loop was busy so long with what this host says; its other hosts have theirs to say."""
+        pause_s = self._share.spend(seconds, time.perf_counter())
+        if pause_s <= 0:
+            return
+        if not self._throttled:
+            self._throttled = True
+            _log.warning("host_says_too_much", bundle=self.entry.id, version=self.version, pid=self.pid)
+        self._channel.pause()
+        self._reading_again = self._loop.call_later(pause_s, self._channel.resume)
 
     # ---- the end
 
@@ -427,15 +468,16 @@ class BundleHost:
     def condemn(self, reason: LostReason) -> None:
         """Ends the process at once; its turns are lost for ``reason``."""
         if not self.lost:
-            self._doom = reason
+            self.doom = reason
         self._condemned = True
         self._process.kill()
 
     def _wire_lost(self, error: wire.WireError | None) -> None:
         """Everything that the host said has been read."""
         self._wire_ended.set()
+        self._process.hear()  # the keeper speaks before it ends a process
         if error is not None:
-            self._doom = "wire"
+            self.doom, self.detail = "wire", str(error)
             _log.error("host_broke_the_wire", bundle=self.entry.id, pid=self.pid, error=str(error))
         self._lose()
         self._process.kill()
@@ -445,17 +487,21 @@ class BundleHost:
             return
         self.lost = True
         for turn in list(self._turns.values()):
-            turn.settle(HostLost(self._doom))
+            turn.settle(HostLost(self.doom, self.detail))
         for answer in self._calls.values():
             if not answer.done():
-                answer.set_exception(OperationFailed("host_lost", "The assistant stopped unexpectedly.", self._doom))
+                answer.set_exception(OperationFailed("host_lost", "The assistant stopped unexpectedly.", self.doom))
         if not self._loaded.done():
-            self._loaded.set_exception(BundleLoadError(self.entry.id, "its process ended while loading"))
+            why = f" over its {self.doom}: {self.detail}" if self.detail else ""
+            self._loaded.set_exception(BundleLoadError(self.entry.id, f"its process ended while loading{why}"))
             self._loaded.exception()  # whoever launches it may have given up
         self._on_change(self)
 
     async def _reap(self) -> None:
         code = await self._process.exited
+        if self._reading_again is not None:
+            self._reading_again.cancel()
+            self._channel.resume()
         try:
             async with asyncio.timeout(_WIRE_LINGER_S):
                 await self._wire_ended.wait()
@@ -463,10 +509,10 @@ class BundleHost:
             self._channel.close()
         self._lose()
         log = _log.bind(bundle=self.entry.id, version=self.version, pid=self.pid, code=code)
-        if self.retiring or self._doom == "killed":
+        if self.doom == "killed" or (self.retiring and not self.detail):
             log.info("host_left")
         else:
-            log.error("host_lost", reason=self._doom)
+            log.error("host_lost", reason=self.doom, detail=self.detail)
         for turn in self._turns.values():
             turn.leave()
         self._turns.clear()

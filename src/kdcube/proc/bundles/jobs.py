@@ -94,6 +94,8 @@ LostReason = Literal[
     "wall_limit",
     "unresponsive_cancel",
     "memory_limit",
+    "process_limit",
+    "temp_limit",
     "wire",
     "lease_lost",
     "killed",
@@ -106,12 +108,15 @@ class HostLost:
 
     ``idle_limit`` and ``wall_limit``: the turn passed its limit. ``unresponsive_cancel``: a cancel was not answered in
     time. ``crash``: the process ended. ``no_beat``: it was killed because its interpreter stood still.
-    ``memory_limit``: it was killed because it held too much memory. ``wire``: it was killed because it broke the wire
-    protocol. ``lease_lost``: its lease was, or that of a turn beside it that did not stop. ``killed``: the pool was
-    closed. Code of the turn may still run until ``RunningTurn.exited`` is done.
+    ``memory_limit``, ``process_limit``, ``temp_limit``: it was killed because it took more than its entry allows.
+    ``wire``: it was killed because it broke the wire protocol. ``lease_lost``: its lease was, or that of a turn beside
+    it that did not stop. ``killed``: the pool was closed. Code of the turn may still run until ``RunningTurn.exited``
+    is done.
     """
 
     reason: LostReason
+    detail: str = field(default="", compare=False)
+    """For the operator: the figures of a limit."""
 
 
 Outcome = Completed | Failed | Cancelled | HostLost

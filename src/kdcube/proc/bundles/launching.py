@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from kdcube.config.bundles import BundleEntry
 from kdcube.proc.bundles.host import BundleHost, BundleLoadError, HostLimits
+from kdcube.proc.bundles.limits import Machine, ProcessLimits, warn_of_limits
+from kdcube.proc.bundles.losses import Losses
 from kdcube.proc.bundles.sources.source import Code, SourceError, Sources
 
 
@@ -29,13 +32,16 @@ class Launcher:
 
     def __init__(
         self, sources: Sources, *, run_dir: Path, pulse_fd: int, limits: HostLimits, clock: Callable[[], float],
-        bounded: Callable[[BundleEntry], BundleEntry],
+        bounded: Callable[[BundleEntry], BundleEntry], losses: Losses,
     ) -> None:  # fmt: skip
         self._sources = sources
         self._run_dir = run_dir
         self._pulse_fd = pulse_fd
         self._limits = limits
         self._bounded = bounded
+        self._losses = losses
+        self._machine = Machine.here()
+        self._numbers = count()
         self.clock = clock
 
     async def code(self, entry: BundleEntry, revision: str | None) -> Code:
@@ -47,10 +53,17 @@ class Launcher:
 
     async def launch(self, entry: BundleEntry, code: Code, on_change: Callable[[BundleHost], None]) -> BundleHost:
         """A host that has loaded ``code``, which it releases when it is gone. Raises BundleLoadError."""
+
+        def changed(host: BundleHost) -> None:
+            self._losses.look_at(host)
+            on_change(host)
+
+        warn_of_limits(entry, self._machine)
         try:
             return await BundleHost.launch(
                 self._bounded(entry), code, run_dir=self._run_dir, pulse_fd=self._pulse_fd, limits=self._limits,
-                clock=self.clock, on_change=on_change,
+                process_limits=ProcessLimits.of(entry, self._machine, next(self._numbers)), clock=self.clock,
+                on_change=changed,
             )  # fmt: skip
         except BaseException:
             code.release()

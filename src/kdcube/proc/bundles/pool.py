@@ -19,6 +19,7 @@ from kdcube.config.bundles import BundleEntry
 from kdcube.proc.bundles.host import BundleLoadError, HostLimits, OperationFailed
 from kdcube.proc.bundles.jobs import BundleUnavailable
 from kdcube.proc.bundles.launching import Launcher, Prepared
+from kdcube.proc.bundles.losses import Losses, Lost, OnLost
 from kdcube.proc.bundles.pulse import Pulse
 from kdcube.proc.bundles.release import BundleRelease
 from kdcube.proc.bundles.seat import Seat
@@ -44,6 +45,7 @@ class BundleStatus:
     operations: tuple[str, ...]
     unavailable: str | None
     problem: str | None
+    lost: Lost
 
 
 class HostPool:
@@ -52,6 +54,7 @@ class HostPool:
     def __init__(
         self, sources: Sources, *, slots: int, group_size: int, run_dir: Path, limits: HostLimits,
         clock: Callable[[], float], on_change: Callable[[], None], bounded: Callable[[BundleEntry], BundleEntry],
+        on_lost: OnLost,
     ) -> None:  # fmt: skip
         self.slots = slots
         """May be changed: what runs goes on."""
@@ -63,9 +66,11 @@ class HostPool:
         self._served: dict[str, ServedBundle] = {}
         self.pulse = Pulse()
         """To be beaten twice a second or so while leases may be renewed; before the first beat hosts do not look."""
+        self._losses = Losses(on_lost)
         self._launcher = Launcher(
-            sources, run_dir=run_dir, pulse_fd=self.pulse.fd, limits=limits, clock=clock, bounded=bounded
-        )
+            sources, run_dir=run_dir, pulse_fd=self.pulse.fd, limits=limits, clock=clock, bounded=bounded,
+            losses=self._losses,
+        )  # fmt: skip
         self._draining = False
         self._keepers: set[asyncio.Task[None]] | None = None
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -185,6 +190,7 @@ class HostPool:
                 operations=served.hosts[-1].operations if served.hosts else (),
                 unavailable=served.unavailable,
                 problem=served.problem,
+                lost=self._losses.of(bundle_id),
             )
             for bundle_id, served in self._served.items()
         ]
@@ -269,7 +275,8 @@ class HostPool:
 async def open_host_pool(
     releases: Mapping[str, BundleRelease], default: str | None = None, *, slots: int, group_size: int = 8,
     run_dir: Path, limits: HostLimits | None = None, clock: Callable[[], float] = time.monotonic,
-    on_change: Callable[[], None] = lambda: None, git: Fetching | None = None,
+    on_change: Callable[[], None] = lambda: None, on_lost: OnLost = lambda bundle_id, reason: None,
+    git: Fetching | None = None,
     needed: Collection[str] = (), bounded: Callable[[BundleEntry], BundleEntry] = lambda entry: entry,
 ) -> AsyncGenerator[HostPool]:  # fmt: skip
     """Starts the hosts of all releases, as ``keep`` says; kills all hosts at the end. Those without a folder come from
@@ -277,13 +284,14 @@ async def open_host_pool(
 
     ``slots``: turns that run here at once, over all bundles; ``group_size``: at most so many in one process.
     ``run_dir`` gets a private folder for each host. ``clock`` is monotonic, in seconds. ``on_change`` is called when
-    ``room`` or ``status`` may have changed; it must not wait. ``bounded`` gives an entry the limits of this place.
+    ``room`` or ``status`` may have changed, ``on_lost`` (bundle, reason) when a host is lost; they must not wait.
+    ``bounded`` gives an entry the limits of this place.
     Raises BundleLoadError when a bundle that is ``needed`` does not load: it is there when the pool is open.
     """
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - once, at start
     pool = HostPool(
         Sources(git), slots=slots, group_size=group_size, run_dir=run_dir, limits=limits or HostLimits(), clock=clock,
-        on_change=on_change, bounded=bounded,
+        on_change=on_change, bounded=bounded, on_lost=on_lost,
     )  # fmt: skip
     try:
         pool.apply(releases, default)

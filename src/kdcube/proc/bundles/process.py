@@ -16,41 +16,57 @@ from pathlib import Path
 
 import structlog
 
+from kdcube.proc.bundles import keeper
+from kdcube.proc.bundles.limits import ProcessLimits
 from kdcube.proc.bundles.output import OutputLines
 
 _log = structlog.get_logger("kdcube.bundle")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_KEEPER = Path(keeper.__file__)
+_OUTPUT_LINGER_S = 0.5
+_BEATS_READ_BYTES = 65_536
+
+OnVerdict = Callable[[str, str, str], None]
 
 
 class HostProcess:
     """A started process: its end of the wire, its beat, its output, its exit.
 
-    It leads a process group of its own; whatever it started dies with it.
+    Its parent is a *keeper* (``keeper.py``), which holds it to its limits: whatever the process started ends with it.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], wire: socket.socket, beat_fd: int, home: Path) -> None:
-        self._process = process
+    def __init__(
+        self, process: subprocess.Popen[bytes], wire: socket.socket, beat_fd: int, status_fd: int, home: Path
+    ) -> None:
+        self._keeper = process
         self._home = home
         self._beat_fd = beat_fd
+        self._status_fd = status_fd
+        self._status = b""
         self._loop = asyncio.get_running_loop()
         self._outputs: list[tuple[asyncio.ReadTransport, OutputLines]] = []
-        self.pid = process.pid
+        self._born: asyncio.Future[int] = self._loop.create_future()
+        self._host_fd: int | None = None
+        self._code: int | None = None
+        self._verdicts: list[tuple[str, str, str]] = []
+        self._on_verdict: OnVerdict | None = None
+        self.pid = 0
+        """Of the program itself, which the keeper started."""
         self.wire = wire
-        self.beats = 0
-        """How many were heard."""
         self.exited: asyncio.Future[int] = self._loop.create_future()
-        """The return code; negative for a signal."""
-        self._pidfd = os.pidfd_open(process.pid)
-        self._loop.add_reader(self._pidfd, self._on_exit)
-        self._loop.add_reader(beat_fd, self._on_beat)
+        """The return code, negative for a signal, when the process has ended and nothing that it started is left."""
+        self._keeper_fd = os.pidfd_open(process.pid)
+        self._loop.add_reader(self._keeper_fd, self._on_exit)
+        self._loop.add_reader(status_fd, self.hear)
 
     @classmethod
     async def start(
-        cls, bundle_id: str, run_dir: Path, clock: Callable[[], float], pulse_fd: int, *, debug: bool = False
-    ) -> HostProcess:
+        cls, bundle_id: str, run_dir: Path, clock: Callable[[], float], pulse_fd: int, limits: ProcessLimits,
+        *, debug: bool = False,
+    ) -> HostProcess:  # fmt: skip
         """Starts ``python -m kdcube.sdk.host``. ``run_dir`` must exist; ``pulse_fd`` is a ``Pulse``'s. Raises OSError.
 
-        The process must be started by the main thread: it asks to die with the thread that started it.
+        The process must be started by the main thread: its keeper asks to be told of the end of the thread that started
+        it.
         """
         with ExitStack() as undo, ExitStack() as started:
             home = Path(tempfile.mkdtemp(prefix="host-", dir=run_dir))  # mode 0700
@@ -61,8 +77,15 @@ class HostProcess:
             beat_fd, beat_theirs = os.pipe()
             undo.callback(os.close, beat_fd)
             started.callback(os.close, beat_theirs)
+            status_fd, status_theirs = os.pipe()
+            undo.callback(os.close, status_fd)
+            started.callback(os.close, status_theirs)
+            hosts_own = (theirs.fileno(), beat_theirs, pulse_fd)
             process = subprocess.Popen(  # noqa: ASYNC220 - it returns as soon as the program is executed
                 [
+                    *(sys.executable, "-I", "-S", "-B", str(_KEEPER)),
+                    *(f"parent={os.getpid()}", f"status={status_theirs}", f"close={','.join(map(str, hosts_own))}"),
+                    *(f"folder={home}", *limits.options(), "--"),
                     *(sys.executable, "-P", "-m", "kdcube.sdk.host"),
                     *("--wire", str(theirs.fileno()), "--beat", str(beat_theirs)),
                     *("--pulse", str(pulse_fd)),
@@ -70,7 +93,7 @@ class HostProcess:
                 ],
                 env=host_environment(home),
                 cwd=home,
-                pass_fds=(theirs.fileno(), beat_theirs, pulse_fd),
+                pass_fds=(status_theirs, *hosts_own),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -79,9 +102,12 @@ class HostProcess:
             undo.callback(_abandon, process)
             ours.setblocking(False)
             os.set_blocking(beat_fd, False)
-            host = cls(process, ours, beat_fd, home)
+            os.set_blocking(status_fd, False)
+            host = cls(process, ours, beat_fd, status_fd, home)
             undo.pop_all()
         try:
+            host.pid = await asyncio.shield(host._born)
+            host._host_fd = os.pidfd_open(host.pid)
             await host._capture(bundle_id, clock)
         except BaseException:
             host.kill()
@@ -90,7 +116,7 @@ class HostProcess:
         return host
 
     async def _capture(self, bundle_id: str, clock: Callable[[], float]) -> None:
-        for name, pipe in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
+        for name, pipe in (("stdout", self._keeper.stdout), ("stderr", self._keeper.stderr)):
             log = _log.bind(bundle=bundle_id, pid=self.pid, stream=name)
 
             def lines(log: structlog.stdlib.BoundLogger = log) -> OutputLines:
@@ -102,60 +128,113 @@ class HostProcess:
 
             self._outputs.append(await self._loop.connect_read_pipe(lines, pipe))
 
-    def resident_bytes(self) -> int:
-        """Memory that the process holds now; 0 when it is gone."""
-        try:
-            statm = Path(f"/proc/{self.pid}/statm").read_bytes()
-        except OSError:
+    # ---- what is heard of it
+
+    def beats(self) -> int:
+        """How many came since the last call. Nobody is woken by a beat: whoever floods them fills a pipe."""
+        if self.exited.done():
             return 0
-        return int(statm.split()[1]) * _PAGE_BYTES if statm else 0
-
-    def kill(self) -> None:
-        """Ends the process and its group at once; ``exited`` follows."""
-        if not self.exited.done():  # until it is reaped its number is its own
-            os.killpg(self.pid, signal.SIGKILL)
-
-    def _on_beat(self) -> None:
         try:
-            beats = os.read(self._beat_fd, 4096)
+            return len(os.read(self._beat_fd, _BEATS_READ_BYTES))
+        except BlockingIOError:
+            return 0
+
+    def listen(self, on_verdict: OnVerdict) -> None:
+        """``on_verdict(word, limit, figures)`` is told what the keeper says of limits: ``over`` or ``full``."""
+        self._on_verdict = on_verdict
+        for verdict in self._verdicts:
+            on_verdict(*verdict)
+
+    def hear(self) -> None:
+        """Takes what the keeper has said until now."""
+        try:
+            said = os.read(self._status_fd, 65_536) if self._status_fd >= 0 else b""
         except BlockingIOError:
             return
-        if not beats:
-            self._loop.remove_reader(self._beat_fd)
-        self.beats += len(beats)
+        if not said:
+            self._deafen()
+        *lines, self._status = (self._status + said).split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode(errors="replace").partition(" ")
+            match word:
+                case "born":
+                    self._born.set_result(int(rest))
+                case "failed":
+                    self._born.set_exception(OSError(rest))
+                case "ended":
+                    self._code = int(rest)
+                case _:
+                    limit, _, figures = rest.partition(" ")
+                    self._verdicts.append((word, limit, figures))
+                    if self._on_verdict is not None:
+                        self._on_verdict(word, limit, figures)
+
+    def _deafen(self) -> None:
+        if self._status_fd >= 0:
+            self._loop.remove_reader(self._status_fd)
+            os.close(self._status_fd)
+            self._status_fd = -1
+
+    # ---- its end
+
+    def kill(self) -> None:
+        """Ends the process and all that it started at once; ``exited`` follows."""
+        if self.exited.done():
+            return
+        if self._host_fd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._host_fd, signal.SIGKILL)
+        for number in (signal.SIGTERM, signal.SIGCONT):  # it might have been stopped
+            os.kill(self._keeper.pid, number)  # until it is reaped its number is its own
 
     def _on_exit(self) -> None:
-        self._loop.remove_reader(self._pidfd)
-        os.killpg(self.pid, signal.SIGKILL)  # what it left behind in its group; before it is reaped
-        code = self._process.wait()
-        os.close(self._pidfd)
-        self._loop.remove_reader(self._beat_fd)
+        self._loop.remove_reader(self._keeper_fd)
+        self.hear()
+        self._deafen()
+        code = self._keeper.wait()
+        if self._host_fd is not None:
+            if self._code is None and code:  # somebody killed the keeper: what can still be found is ended
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
+            os.close(self._host_fd)
+        os.close(self._keeper_fd)
         os.close(self._beat_fd)
-        self.exited.set_result(code)
+        if not self._born.done():
+            self._born.set_exception(OSError(f"its keeper ended with {code}"))
+        self.exited.set_result(-signal.SIGKILL if self._code is None else self._code)
 
     async def reap(self) -> None:
         """Waits for the exit, for the last of the output, and removes the home."""
         await self.exited
         self.wire.close()
-        with suppress(TimeoutError):  # a program that left the group may hold the pipes open for ever
+        with suppress(TimeoutError):
             async with asyncio.timeout(_OUTPUT_LINGER_S):
                 for _, output in self._outputs:
+                    output.finish()
                     await output.ended.wait()
         for transport, _ in self._outputs:
             transport.close()
-        for pipe in (self._process.stdout, self._process.stderr):
+        for pipe in (self._keeper.stdout, self._keeper.stderr):
             if pipe is not None:
                 pipe.close()
-        await asyncio.to_thread(shutil.rmtree, self._home, ignore_errors=True)
-
-
-_OUTPUT_LINGER_S = 0.5
+        await asyncio.to_thread(_remove, self._home)
 
 
 def _abandon(process: subprocess.Popen[bytes]) -> None:
     """Ends a process that nobody watches yet."""
     with process:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()
+
+
+def _remove(home: Path) -> None:
+    """All of it, also what was made unreadable or nested without end."""
+    try:
+        shutil.rmtree(home)
+    except (OSError, RecursionError):
+        done = subprocess.run(["chmod", "-R", "u+rwx", "--", str(home)], stderr=subprocess.DEVNULL, check=False)
+        done = subprocess.run(["rm", "-rf", "--", str(home)], stderr=subprocess.PIPE, check=False)
+        if done.returncode:
+            _log.warning("host_folder_not_removed", folder=str(home), error=done.stderr.decode(errors="replace")[:500])
 
 
 def host_environment(home: Path) -> dict[str, str]:

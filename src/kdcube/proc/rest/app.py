@@ -65,6 +65,8 @@ class Probes:
                     "host_pids": list(bundle.host_pids),
                     "unavailable": bundle.unavailable,
                     "problem": bundle.problem,
+                    "hosts_lost": bundle.lost.count,
+                    "last_lost": bundle.lost.last,
                 }
                 for bundle in self.pool.status()
             ],

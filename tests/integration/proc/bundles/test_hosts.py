@@ -440,8 +440,7 @@ async def answer(turn):
     hoard = bytearray(os.urandom(1024)) * 300_000
     await turn.inbox.get()
 """)
-    limits = HostLimits(memory_limit_bytes=200_000_000, watch_interval_s=0.05)
-    async with open_hosts(path, limits=limits) as hosts:
+    async with open_hosts(path, memory_limit_mb=200) as hosts:
         _, outcome = await hosts.outcome(job())
         assert outcome == HostLost("memory_limit")
 
