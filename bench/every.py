@@ -8,6 +8,7 @@ from bench import (
     commits,
     gateway,
     idle_streams,
+    isolation,
     latency,
     profile,
     redis_connection,
@@ -31,6 +32,7 @@ BENCHES: tuple[Bench, ...] = tuple(
         settling,
         commits,
         bundle_hosts,
+        isolation,
         redis_connection,
         startup,
     )

@@ -7,10 +7,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.cpu import CpuMeter, tree
 
@@ -79,10 +80,15 @@ def kdcube(env: dict[str, str], *args: str) -> None:
 
 
 @contextmanager
-def running_system() -> Iterator[System]:
-    """Two ingress processes, one proc with 64 slots, the bench bundle as the default one."""
+def running_system(bundles: Callable[[Path], dict[str, Any]] | None = None) -> Iterator[System]:
+    """Two ingress processes, one proc with 64 slots, the bench bundle as the default one.
+
+    ``bundles`` gives the registry of others, for a home that will be there.
+    """
     with tempfile.TemporaryDirectory(prefix="kdcube-bench-") as folder:
         env = environment(Path(folder))
+        if bundles is not None:
+            env["AGENTIC_BUNDLES_JSON"] = json.dumps(bundles(Path(env["KDCUBE_HOME"])))
         kdcube(env, "up", "--detach", "--slots", str(SLOTS), "--bundle", str(BUNDLE))
         try:
             yield System(Path(env["KDCUBE_HOME"]), env)

@@ -1,7 +1,7 @@
 """The process of a bundle: ``python -m kdcube.sdk.host --wire FD --beat FD --pulse FD``, started by proc alone.
 
-It has no credentials and no environment to speak of, and its parent holds it to its limits (``proc.bundles.keeper``). It
-knows proc by the socket on ``--wire``, and leaves when that closes. A thread writes a byte a second to the pipe on
+It has no credentials and no environment to speak of, and its parent holds it to its limits (``proc.bundles.keeper``).
+It knows proc by the socket on ``--wire``, and leaves when that closes. A thread writes a byte a second to the pipe on
 ``--beat``, so a blocked loop still beats and an interpreter that stands still does not. The same thread watches proc's
 own sign of life, a counter in the memory of ``--pulse``.
 """

@@ -97,12 +97,12 @@ def test_what_is_open_must_be_closed_in_the_end(what: str):
 
 
 def test_a_proc_may_hold_what_another_host_takes():
-    begin, more = sample(0, held(1, 10, MB)), sample(10, held(1, 20, MB, fds=25))
+    begin, more = sample(0, held(1, 10, MB)), sample(10, held(1, 20, MB, fds=27))
     begin.processes["bundle host"] = [held(5, 10, MB)]
     more.processes["bundle host"] = [held(5, 20, MB), held(6, 5, MB)]
     assert more_open(begin, more) == []
-    more.processes["proc-0"] = [held(1, 20, MB, fds=26)]
-    assert more_open(begin, more) == ["proc-0: 26 fds instead of 20"]
+    more.processes["proc-0"] = [held(1, 20, MB, fds=28)]
+    assert more_open(begin, more) == ["proc-0: 28 fds instead of 20"]
 
 
 def test_every_accepted_turn_is_a_row_and_is_proven():

@@ -128,7 +128,7 @@ def _limit(options: dict[str, str]) -> None:
 
 def _write(path: str, text: str) -> None:
     try:
-        with open(path, "w") as file:  # noqa: PTH123 - pathlib is not worth its import here
+        with open(path, "w") as file:
             file.write(text)
     except OSError:
         pass  # not on this kernel, or not here: it only does without
@@ -249,7 +249,7 @@ def _children_of_all() -> dict[int, list[int]]:
     return children
 
 
-_KNOWS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")  # noqa: PTH110 - as above
+_KNOWS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 
 
 def _read(path: str) -> bytes:

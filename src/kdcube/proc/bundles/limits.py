@@ -1,8 +1,8 @@
 """What one bundle host may take, and how its keeper is told.
 
-The kernel limits each process of a bundle (descriptors, size of a file, data segments, cores); the keeper watches all of
-them together (memory, processes and threads, the private folder). Control groups would do both, but a container may
-not make any, and RLIMIT_NPROC counts all processes of an account on the machine, and none of root's.
+The kernel limits each process of a bundle (descriptors, size of a file, data segments, cores); the keeper watches all
+of them together (memory, processes and threads, the private folder). Control groups would do both, but a container may
+not make any, and RLIMIT_NPROC counts all processes of an account on the machine, and none of those of root.
 """
 
 from __future__ import annotations

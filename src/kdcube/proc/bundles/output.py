@@ -29,7 +29,7 @@ class OutputLines(asyncio.Protocol):
         self._rest = b""
         self._skipping = False
         """The beginning of the line that is being read is dealt with; its end is left out."""
-        self._second = 0
+        self._second: int = 0
         self._lines = 0
         self._bytes = 0
         self._dropped = 0
@@ -57,7 +57,7 @@ class OutputLines(asyncio.Protocol):
             self._rest = rest
         if self._bytes > BYTES_PER_S and not self._finishing and self._transport is not None:
             self._transport.pause_reading()
-            wait_s = self._second + 1 - self._clock()
+            wait_s = 1 - self._clock() % 1
             self._reading_again = asyncio.get_running_loop().call_later(wait_s, self._transport.resume_reading)
 
     def finish(self) -> None:

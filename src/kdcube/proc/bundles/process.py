@@ -45,6 +45,7 @@ class HostProcess:
         self._loop = asyncio.get_running_loop()
         self._outputs: list[tuple[asyncio.ReadTransport, OutputLines]] = []
         self._born: asyncio.Future[int] = self._loop.create_future()
+        self._born.add_done_callback(lambda born: born.cancelled() or born.exception())  # nobody may wait any more
         self._host_fd: int | None = None
         self._code: int | None = None
         self._verdicts: list[tuple[str, str, str]] = []
