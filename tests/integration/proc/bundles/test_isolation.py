@@ -14,10 +14,11 @@ import pytest
 from structlog.testing import capture_logs
 from tests.integration.proc.bundles.conftest import Hosts, echo_as, is_alive, job
 
-from kdcube.config.bundles import BundleEntry, BundleRegistry
+from kdcube.config.bundles import BundleEntry
 from kdcube.proc.bundles.host import BundleLoadError, HostLimits
 from kdcube.proc.bundles.jobs import BundleUnavailable, Completed, Failed, HostLost
 from kdcube.proc.bundles.pool import open_host_pool
+from kdcube.proc.bundles.release import BundleRelease
 
 pytestmark = pytest.mark.anyio
 
@@ -303,15 +304,15 @@ FLOODS = {
 @pytest.mark.parametrize("way", FLOODS)
 async def test_turns_of_another_bundle_go_on_beside_one_that_does_harm(write_bundle, tmp_path: Path, way):
     changed = asyncio.Event()
-    registry = BundleRegistry(
-        bundles={
-            "test@1": BundleEntry(id="test@1", path=write_bundle(bad(FLOODS[way]))),
-            "quiet@1": BundleEntry(id="quiet@1", path=echo_as("quiet@1", tmp_path)),
-        }
-    )
+    releases = {
+        "test@1": BundleRelease(1, BundleEntry(id="test@1", path=write_bundle(bad(FLOODS[way])))),
+        "quiet@1": BundleRelease(1, BundleEntry(id="quiet@1", path=echo_as("quiet@1", tmp_path))),
+    }
     run_dir = tmp_path / "run"
     with capture_logs():
-        async with open_host_pool(registry, slots=8, run_dir=run_dir, limits=SHORT, on_change=changed.set) as pool:
+        async with open_host_pool(
+            releases, needed=releases, slots=8, run_dir=run_dir, limits=SHORT, on_change=changed.set
+        ) as pool:
             hosts = Hosts(pool, changed)
             harm = await hosts.start(job(), acknowledge=False)
             for number in range(50):
@@ -319,7 +320,7 @@ async def test_turns_of_another_bundle_go_on_beside_one_that_does_harm(write_bun
                 assert (quiet.answer, outcome) == (f"one two {number}", Completed())
             harm.running.cancel("enough")
             await harm.running.exited
-            assert pool.status()[1].lost.count == {}
+            assert [status.lost.count for status in pool.status() if status.id == "quiet@1"] == [{}]
     assert list(run_dir.iterdir()) == []
 
 
@@ -339,4 +340,4 @@ async def test_a_bundle_without_a_host_says_why(open_hosts, write_bundle):
     async with open_hosts(path) as hosts:
         await hosts.outcome(job())
         with pytest.raises(BundleUnavailable, match="being replaced"):
-            hosts.pool.version("test@1")
+            hosts.pool.seat("test@1")
