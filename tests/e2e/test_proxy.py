@@ -95,4 +95,4 @@ def sent(site: str, certificate: Path) -> int:
     with httpx.Client(verify=ssl.create_default_context(cafile=str(certificate))) as client:
         body = b" " * 1_500_000
         headers = {"Authorization": "Bearer token-alice"}
-        return client.post(f"{site}/chatbot/api/sse/cancel", content=body, headers=headers).status_code
+        return client.post(f"{site}/chatbot/api/sse/chat", content=body, headers=headers).status_code
