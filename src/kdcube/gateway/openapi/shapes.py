@@ -36,7 +36,7 @@ USER_ID: Json = {
     "type": "string",
     "minLength": 1,
     "maxLength": USER_ID_MAX_CHARS,
-    "pattern": "^[^\\x00-\\x1f\\x7f-\\x9f]+$",
+    "pattern": "^[^\\x00-\\x1f\\x7f]+$",
 }
 TIME: Json = {"type": "string", "format": "date-time"}
 COUNT: Json = {"type": "integer", "minimum": 0}
