@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tests.eventually import eventually
 
@@ -121,8 +122,11 @@ class Nginx:
         await self._listens()
 
     async def restart(self) -> None:
-        """kill -9, and again."""
+        """kill -9, and again when nothing is left of it that could still take a connection."""
+        assert self._process is not None
+        left = psutil.Process(self._process.pid).children(recursive=True)
         self.close(signal.SIGKILL)
+        await asyncio.to_thread(psutil.wait_procs, left, PATIENCE_S)
         await self.start()
 
     async def reload(self, facts: ProxyFacts) -> None:
