@@ -44,6 +44,7 @@ ELSEWHERE = {
     "proc.git.fetched": ("tests/integration/proc/bundles/test_repository.py",),
     "proc.git.written": ("tests/integration/proc/bundles/test_repository.py",),
     "proc.activate.loaded": ("tests/integration/proc/bundles/test_releases.py",),
+    "proc.environment.built": ("tests/integration/proc/bundles/test_environments.py",),
 }
 """Steps that no turn comes by, and the tests in which processes die there."""
 STEPS = tuple(name for name in dict.fromkeys(steps_in(Path(kdcube.__file__).parent)) if name not in ELSEWHERE)

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.e2e.conftest import Stack
+from tests.integration.proc.bundles.packages import make_sdist
 
 from kdcube.breaker import Breaker
 from kdcube.config.auth import AuthSettings
@@ -71,6 +72,18 @@ class Trouble:
         (self.folder / "mine").mkdir()
         (self.folder / "mine" / "bundle.py").write_text(code)
         return str(self.folder / "mine")
+
+    def only_wheels(self) -> str:
+        make_sdist(self.folder / "packages", "unbuilt", "1.0")
+        path = self.bundle(HEAD)
+        (self.folder / "mine" / "requirements.txt").write_text("unbuilt\n")
+        found = {"UV_FIND_LINKS": str(self.folder / "packages"), "UV_OFFLINE": "1"}
+        return self.kdcube("bundles", "check", path, UV_NO_BUILD="1", **found)
+
+    def no_environment(self) -> str:
+        path = self.bundle(HEAD)
+        (self.folder / "mine" / "uv.lock").touch()
+        return self.kdcube("bundles", "check", path)
 
     def port_taken(self) -> str:
         port = free_port(1, 10, 90, 91)
@@ -192,6 +205,8 @@ PROVOKED: dict[str, Callable[[Trouble], str]] = {
     "nginx is not installed": Trouble.no_nginx,
     "the bundle …": lambda it: it.kdcube("up", "--bundle", it.bundle("import nowhere")),
     "ModuleNotFoundError": lambda it: it.kdcube("bundles", "check", it.bundle("import nowhere")),
+    "its environment": Trouble.no_environment,
+    "Only wheels": Trouble.only_wheels,
     "KeyError": lambda it: it.kdcube("bundles", "check", it.bundle("import os\nos.environ['KEY']")),
     "does not load, the version": lambda _: _log(event="bundle_not_reloaded", reason="SyntaxError: …"),
     "the code says": Trouble.other_id,

@@ -10,8 +10,10 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
+from kdcube.cli.settings import check_settings
 from kdcube.local.bundle_check import Found, Handler, Loaded, Problem
 from kdcube.local.bundles import check_bundle
+from kdcube.proc.bundles.environments.environments import open_environments
 from kdcube.protocol.errors import InvalidInput
 
 
@@ -27,7 +29,9 @@ def check(path: Path, /, *, json: Annotated[bool, Parameter(negative="")] = Fals
     """
     if not path.exists():
         raise InvalidInput("path", f"{path} does not exist: give the folder that holds bundle.py")
-    found = asyncio.run(check_bundle(path, output=sys.stderr.fileno()))
+    settings = check_settings()
+    with open_environments(settings.home / "environments", settings.environments) as environments:
+        found = asyncio.run(check_bundle(path, environments, output=sys.stderr.fileno()))
     if json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kdcube.config.load import load
 from kdcube.config.service import check_database_url
-from kdcube.local.settings import LocalSettings
+from kdcube.local.settings import CheckSettings, LocalSettings
 from kdcube.protocol.errors import ConfigurationError, InvalidInput
 
 
@@ -12,6 +12,14 @@ def local_settings() -> LocalSettings:
     """Raises InvalidInput, which names the variable: here, unlike in a service, it is what the caller has given."""
     try:
         return load(LocalSettings)
+    except ConfigurationError as error:
+        raise InvalidInput(error.name, str(error)) from error
+
+
+def check_settings() -> CheckSettings:
+    """The same for checking a bundle, which needs less."""
+    try:
+        return load(CheckSettings)
     except ConfigurationError as error:
         raise InvalidInput(error.name, str(error)) from error
 

@@ -151,7 +151,7 @@ class GitSettings:
             allow_file=environment.flag("KDCUBE_GIT_ALLOW_FILE", False),
             timeout_s=environment.seconds("KDCUBE_GIT_TIMEOUT_SEC", 120.0, minimum=1, maximum=3_600),
             max_bytes=environment.integer("KDCUBE_GIT_MAX_BYTES", 1 << 30, minimum=1 << 20, maximum=1 << 40),
-            network=_network(environment),
+            network=read_network(environment),
         )
         for address in addresses:
             settings.check(address)
@@ -170,7 +170,8 @@ class GitSettings:
                     raise ConfigurationError(name, f"is not set; {address.url} needs {what}")
 
 
-def _network(environment: Environment) -> dict[str, str]:
+def read_network(environment: Environment) -> dict[str, str]:
+    """Proxies and authorities of this place."""
     given = {
         "https_proxy": environment.optional("https_proxy"),
         "HTTPS_PROXY": environment.optional("HTTPS_PROXY"),

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from kdcube.config.callers import CallerSettings
 from kdcube.config.environment import Environment
+from kdcube.config.environments import EnvironmentSettings
 from kdcube.config.git import GitSettings
 from kdcube.config.service import ServiceSettings
 
@@ -41,6 +42,8 @@ class ProcSettings:
     """Who may call operations."""
     git: GitSettings
     """How bundles are fetched."""
+    environments: EnvironmentSettings
+    """How their packages are installed."""
     secrets: Mapping[str, SecretStr] = field(repr=False)
     """The values of the secrets that bundles are granted by name; one that is not set is not here."""
 
@@ -65,5 +68,6 @@ class ProcSettings:
             debug_bundles=environment.flag("KDCUBE_DEBUG_BUNDLES", False),
             callers=CallerSettings.read(environment, opens_sessions=False),
             git=GitSettings.read(environment, service.bundles.fetched),
+            environments=EnvironmentSettings.read(environment),
             secrets={name: value for name, value in granted.items() if value is not None},
         )

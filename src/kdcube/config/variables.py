@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
+from kdcube.config.environments import ENVIRONMENT_VARIABLES
 from kdcube.config.git import GIT_VARIABLES
 
 UNUSED_MAX = 40
@@ -38,7 +39,7 @@ READERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys(("CORS_CONFIG", "KDCUBE_SESSION_SECRET"), _BOTH),
         **dict.fromkeys(("CHAT_PROCESSOR_PORT", "KDCUBE_SLOTS", "CHAT_TASK_TIMEOUT_SEC"), ("proc",)),
         **dict.fromkeys(("HEARTBEAT_INTERVAL", "PROC_CONTAINER_STOP_TIMEOUT_SEC", "ECS_AGENT_URI"), ("proc",)),
-        **dict.fromkeys(("KDCUBE_WATCH", "KDCUBE_DEBUG_BUNDLES", *GIT_VARIABLES), ("proc",)),
+        **dict.fromkeys(("KDCUBE_WATCH", "KDCUBE_DEBUG_BUNDLES", *GIT_VARIABLES, *ENVIRONMENT_VARIABLES), ("proc",)),
         **dict.fromkeys(("PROXYLOGIN_ENCRYPTION_KEYS", "PROXYLOGIN_PUBLIC_URL"), _ALL),
         **dict.fromkeys(("OIDC_CLIENT_SECRET", "OIDC_SCOPES", "PROXYLOGIN_RETURN_URL"), ("proxylogin",)),
         **dict.fromkeys(("PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_IDLE_SEC", "PROXYLOGIN_GRACE_SEC"), ("proxylogin",)),
@@ -73,6 +74,8 @@ WITHOUT_MEANING: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("LOG_DIR", "LOG_FILE", "LOG_MAX_MB", "LOG_BACKUP_COUNT"), "logs go to standard error"),
         **dict.fromkeys(("KDCUBE_LLM_PROVIDER", "KDCUBE_LLM_BASE_URL", "KDCUBE_LLM_MODEL"), _GRANTED),
         "KDCUBE_LLM_API_KEY": _GRANTED,
+        "UV_INDEX_URL": "UV_DEFAULT_INDEX says it",
+        "UV_EXTRA_INDEX_URL": "UV_INDEX says it",
         "CHAT_WEB_APP_CONFIG_FILE_PATH": "it is for the browser application",
         "OPEX_AGG_CRON": "there is no accounting",
     }

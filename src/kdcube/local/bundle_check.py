@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from kdcube.proc.bundles.content import bundle_files
+from kdcube.proc.bundles.environments.mark import decided_by
 from kdcube.sdk import Bundle
 from kdcube.sdk.loading import LoadError, load_bundle
 
@@ -107,11 +108,21 @@ def _remedy(error: BaseException | None) -> str | None:
         case SyntaxError():
             return "correct it: Python cannot read the file"
         case ModuleNotFoundError(name=name):
-            return f"put {name}.py beside bundle.py, or install the package that has it into {sys.prefix}"
+            return f"put {name}.py beside bundle.py, or {_to_install()}"
         case KeyError() if _raised_in(error, os.__file__):
             return "a bundle sees no environment: grant it by name under `secrets`, and read it with turn.secret(...)"
         case _:
             return None
+
+
+def _to_install() -> str:
+    match decided_by():
+        case None:
+            return f"install the package that has it into {sys.prefix}"
+        case "uv.lock":
+            return "add the package that has it: uv add PACKAGE"
+        case file:
+            return f"add the package that has it to {file}"
 
 
 def _raised_in(error: BaseException, file: str) -> bool:

@@ -14,7 +14,10 @@ import msgspec
 
 from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.local.bundle_check import Found, Problem
+from kdcube.proc.bundles.environments.environments import Environments
+from kdcube.proc.bundles.environments.failure import EnvironmentNotBuilt
 from kdcube.proc.bundles.process import host_environment
+from kdcube.proc.bundles.sources.source import Code
 from kdcube.protocol.errors import KDCubeError
 
 _LOAD_LIMIT_S = 60.0
@@ -24,14 +27,16 @@ class BundleDoesNotLoad(KDCubeError):
     """A bundle's code cannot be loaded."""
 
 
-async def assemble(registry: BundleRegistry, folders: Sequence[Path], docs: BundleEntry) -> BundleRegistry:
+async def assemble(
+    registry: BundleRegistry, folders: Sequence[Path], docs: BundleEntry, environments: Environments | None = None
+) -> BundleRegistry:
     """``registry`` with docs, echo and ``folders``. The default is the registry's own, else the first folder, else
     docs. Whatever has the id of one of ours takes its place.
 
     Raises BundleDoesNotLoad.
     """
     echo = str(resources.files("kdcube") / "echo")
-    own = [await _entry(folder) for folder in folders]
+    own = [await _entry(folder, environments) for folder in folders]
     if len({entry.id for entry in own}) < len(own):
         raise BundleDoesNotLoad(f"two of the bundles have the same id: {', '.join(entry.id for entry in own)}")
     bundles = {entry.id: entry for entry in (docs, BundleEntry(id="echo@1.0.0", path=echo), *own)}
@@ -41,22 +46,42 @@ async def assemble(registry: BundleRegistry, folders: Sequence[Path], docs: Bund
     )
 
 
-async def _entry(folder: Path) -> BundleEntry:
-    found = await check_bundle(folder)
+async def _entry(folder: Path, environments: Environments | None) -> BundleEntry:
+    found = await check_bundle(folder, environments)
     if found.bundle is None:
         raise BundleDoesNotLoad(f"the bundle {folder} does not load: {found.problems[0]}")
     return BundleEntry(id=found.bundle.id, path=_absolute(folder), max_attempts=found.bundle.max_attempts)
 
 
-async def check_bundle(folder: Path, *, output: int = asyncio.subprocess.DEVNULL) -> Found:
+async def check_bundle(
+    folder: Path, environments: Environments | None = None, *, output: int = asyncio.subprocess.DEVNULL
+) -> Found:
     """Loads the bundle in a process of its own, as nothing of it may enter ours, with all that a host gives it.
 
-    ``output``: the file descriptor that gets what it prints.
+    ``environments``: where its environment is, or is built; None runs it with this Python. ``output``: the file
+    descriptor that gets what it prints.
     """
+    if environments is None:
+        return await _checked(folder, sys.executable, output)
+    entry = BundleEntry(id="checked", path=_absolute(folder))
+    try:
+        if not await environments.ready(entry):
+            print(f"installing the packages of {folder}", file=sys.stderr, flush=True)
+        interpreter = await environments.prepared(Code(_absolute(folder), ""), entry)
+    except EnvironmentNotBuilt as error:
+        what = f"its environment cannot be built: {error.reason}"
+        return Found(None, [Problem(what, error.file and str(error.file), error.line or (error.file and 1))])
+    try:
+        return await _checked(folder, interpreter.path, output)
+    finally:
+        interpreter.release()
+
+
+async def _checked(folder: Path, python: str, output: int) -> Found:
     with tempfile.TemporaryDirectory(prefix="kdcube-check-") as home:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "kdcube.local.bundle_check", _absolute(folder)),
-            env=host_environment(Path(home)),
+            *(python, "-P", "-m", "kdcube.local.bundle_check", _absolute(folder)),
+            env=host_environment(Path(home), python),
             cwd=home,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

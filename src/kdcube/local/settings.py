@@ -11,6 +11,7 @@ from typing import Self
 from kdcube.config.auth import AuthProvider
 from kdcube.config.bundles import BundleRegistry, read_bundles
 from kdcube.config.environment import Environment
+from kdcube.config.environments import ENVIRONMENT_VARIABLES, EnvironmentSettings
 from kdcube.config.gateway import GatewayConfig, read_gateway
 from kdcube.config.git import GIT_VARIABLES
 from kdcube.local.docs import GRANTED
@@ -39,8 +40,22 @@ _FOR_PROXYLOGIN = (
 )
 _FOR_PROC = (
     *("KDCUBE_DEBUG_BUNDLES", "CHAT_TASK_TIMEOUT_SEC", "KDCUBE_SLOTS", "HEARTBEAT_INTERVAL"),
-    *("BUNDLES_FORCE_ENV_ON_STARTUP", *GIT_VARIABLES, *GRANTED),
+    *("BUNDLES_FORCE_ENV_ON_STARTUP", *GIT_VARIABLES, *ENVIRONMENT_VARIABLES, *GRANTED),
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckSettings:
+    """What checking a bundle is told, and no more: it needs no installation."""
+
+    home: Path
+    """Absolute; environments that are built for it are there for ``kdcube up``."""
+    environments: EnvironmentSettings
+
+    @classmethod
+    def read(cls, environment: Environment) -> Self:
+        """Raises ConfigurationError."""
+        return cls(home=_home(environment), environments=EnvironmentSettings.read(environment))
 
 
 class ProxyTls(StrEnum):
@@ -68,6 +83,8 @@ class LocalSettings:
     proxy_key: Path | None
     bundles: BundleRegistry
     """The user's own AGENTIC_BUNDLES_JSON; empty without it."""
+    environments: EnvironmentSettings
+    """How the packages of bundles are installed, also to check them."""
     ingress_stop_s: float
     proc_stop_s: float
     """How long a service may drain."""
@@ -86,15 +103,15 @@ class LocalSettings:
     def read(cls, environment: Environment) -> Self:
         """Raises ConfigurationError, also for what only the services read but the user should hear of at once."""
         bundles = read_bundles(environment)
-        home = environment.path("KDCUBE_HOME") or Path(".kdcube")
         return cls(
-            home=home.absolute(),
+            home=_home(environment),
             first_port=environment.integer("KDCUBE_PORT", _FIRST_PORT, minimum=1024, maximum=65_536 - _PORTS),
             gateway=read_gateway(environment),
             proxy_tls=environment.choice("KDCUBE_PROXY_TLS", ProxyTls, ProxyTls.NONE),
             proxy_certificate=environment.path("KDCUBE_PROXY_CERTIFICATE"),
             proxy_key=environment.path("KDCUBE_PROXY_KEY"),
             bundles=bundles,
+            environments=EnvironmentSettings.read(environment),
             ingress_stop_s=environment.seconds("INGRESS_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=3_600),
             proc_stop_s=environment.seconds("PROC_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=86_400),
             ingress_variables=_chosen(
@@ -104,6 +121,10 @@ class LocalSettings:
             proxylogin_variables=_chosen(environment, (*_FOR_ALL, *_FOR_INGRESS, *_FOR_SIGNING_IN, *_FOR_PROXYLOGIN)),
             proc_variables=_chosen(environment, (*_FOR_ALL, *_FOR_PROC, *bundles.secret_names)),
         )
+
+
+def _home(environment: Environment) -> Path:
+    return (environment.path("KDCUBE_HOME") or Path(".kdcube")).absolute()
 
 
 def _chosen(environment: Environment, names: Iterable[str]) -> dict[str, str]:

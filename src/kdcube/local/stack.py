@@ -31,6 +31,7 @@ from kdcube.local.settings import LocalSettings, ProxyTls
 from kdcube.local.supervisor import Supervisor
 from kdcube.local.valkey import answers, valkey_program
 from kdcube.postgres.migrate import migrate
+from kdcube.proc.bundles.environments.environments import open_environments
 from kdcube.protocol.errors import KDCubeError
 from kdcube.redis.connection import open_connection
 from kdcube.redis.server import check_server
@@ -92,7 +93,8 @@ class Stack:
         """Start everything and wait until it is ready. Raises KDCubeError, whose message is for the user."""
         self._check_ports()
         proxy = self._proxy() if self.options.proxy else None  # told at once what it lacks
-        registry = await assemble(self.settings.bundles, self.options.bundles, self.docs)
+        with open_environments(self.home.path / "environments", self.settings.environments) as environments:
+            registry = await assemble(self.settings.bundles, self.options.bundles, self.docs, environments)
         redis_url = self._start_valkey(supervisor)
         database_url = await self._start_postgres(supervisor)
         await supervisor.ready(_READY_LIMIT_S)

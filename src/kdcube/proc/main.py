@@ -36,6 +36,7 @@ from kdcube.postgres.gateway_configs import GatewayConfigs
 from kdcube.postgres.locks import Leadership
 from kdcube.postgres.releases import Releases
 from kdcube.postgres.turns import Turns
+from kdcube.proc.bundles.environments.environments import open_environments
 from kdcube.proc.bundles.host import HostLimits
 from kdcube.proc.bundles.jobs import BundleUnavailable
 from kdcube.proc.bundles.pool import BundleLoadError, HostPool, open_host_pool
@@ -128,6 +129,9 @@ class Proc:
 
             instruments = Instruments()
             git = stack.enter_context(open_git_store(service.home / "git", settings.git))
+            environments = stack.enter_context(open_environments(service.home / "environments", settings.environments))
+            entries = service.bundles.bundles.values()
+            needed = [entry.id for entry in entries if not entry.fetched and await environments.ready(entry)]
             self.pool = await enter(
                 open_host_pool(
                     {bundle_id: BundleRelease(1, entry) for bundle_id, entry in service.bundles.bundles.items()},
@@ -140,7 +144,8 @@ class Proc:
                         "hosts_lost", bundle=bundle_id, reason=reason
                     ).add(),
                     git=git,
-                    needed=[entry.id for entry in service.bundles.bundles.values() if not entry.fetched],
+                    environments=environments,
+                    needed=needed,
                     bounded=_patient if settings.debug_bundles else _limited(settings.turn_limit_s),
                 )
             )

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 VERSION_DIGITS = 12
+_OF_ONE = ("bundle.py", "__init__.py", "pyproject.toml", "uv.lock", "pylock.toml", "requirements.txt")
+"""A folder with one of these is one bundle."""
 _SKIPPED = frozenset({"__pycache__", ".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", "node_modules"})
 
 
@@ -28,7 +30,7 @@ def content_version(path: str, module: str | None) -> str:
 def own_folder(root: Path, module: str | None) -> Path:
     """What counts of a bundle's ``path``."""
     package = root / (module or "").partition(":")[0].partition(".")[0]
-    several = not any((root / entry).exists() for entry in ("bundle.py", "__init__.py", "pyproject.toml"))
+    several = not any((root / entry).exists() for entry in _OF_ONE)
     return package if module and several and package.is_dir() else root
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -221,10 +222,13 @@ class BundleHost:
     async def launch(
         cls, entry: BundleEntry, code: Code, *, run_dir: Path, pulse_fd: int, limits: HostLimits,
         process_limits: ProcessLimits, clock: Callable[[], float], on_change: Callable[[BundleHost], None],
+        python: str = sys.executable,
     ) -> BundleHost:  # fmt: skip
         """Starts a process and has it load the bundle. Raises BundleLoadError; then the process is gone."""
         try:
-            process = await HostProcess.start(entry.id, run_dir, clock, pulse_fd, process_limits, debug=limits.debug)
+            process = await HostProcess.start(
+                entry.id, run_dir, clock, pulse_fd, process_limits, python=python, debug=limits.debug
+            )
         except OSError as error:
             raise BundleLoadError(entry.id, f"the process does not start: {error}") from error
         host = cls(entry, code, process, limits, clock, on_change)

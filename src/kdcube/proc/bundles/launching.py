@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 from kdcube.config.bundles import BundleEntry
+from kdcube.proc.bundles.environments.environments import Environments
+from kdcube.proc.bundles.environments.failure import EnvironmentNotBuilt
 from kdcube.proc.bundles.host import BundleHost, BundleLoadError, HostLimits
 from kdcube.proc.bundles.limits import Machine, ProcessLimits, warn_of_limits
 from kdcube.proc.bundles.losses import Losses
@@ -31,10 +34,11 @@ class Launcher:
     """Starts hosts. ``bounded`` gives an entry the limits of this installation."""
 
     def __init__(
-        self, sources: Sources, *, run_dir: Path, pulse_fd: int, limits: HostLimits, clock: Callable[[], float],
-        bounded: Callable[[BundleEntry], BundleEntry], losses: Losses,
+        self, sources: Sources, environments: Environments | None, *, run_dir: Path, pulse_fd: int, limits: HostLimits,
+        clock: Callable[[], float], bounded: Callable[[BundleEntry], BundleEntry], losses: Losses,
     ) -> None:  # fmt: skip
         self._sources = sources
+        self._environments = environments
         self._run_dir = run_dir
         self._pulse_fd = pulse_fd
         self._limits = limits
@@ -52,21 +56,27 @@ class Launcher:
             raise CodeMissing(entry.id, str(error)) from error
 
     async def launch(self, entry: BundleEntry, code: Code, on_change: Callable[[BundleHost], None]) -> BundleHost:
-        """A host that has loaded ``code``, which it releases when it is gone. Raises BundleLoadError."""
+        """A host that has loaded ``code`` in its environment; its ``code`` lets go of both. Raises BundleLoadError."""
 
         def changed(host: BundleHost) -> None:
             self._losses.look_at(host)
             on_change(host)
 
         warn_of_limits(entry, self._machine)
+        python = sys.executable
         try:
+            if self._environments is not None:
+                interpreter = await self._environments.prepared(code, entry)
+                code, python = code.with_release(interpreter.release), interpreter.path
             return await BundleHost.launch(
                 self._bounded(entry), code, run_dir=self._run_dir, pulse_fd=self._pulse_fd, limits=self._limits,
                 process_limits=ProcessLimits.of(entry, self._machine, next(self._numbers)), clock=self.clock,
-                on_change=changed,
+                on_change=changed, python=python,
             )  # fmt: skip
-        except BaseException:
+        except BaseException as error:
             code.release()
+            if isinstance(error, EnvironmentNotBuilt):
+                raise (CodeMissing if error.later else BundleLoadError)(entry.id, str(error)) from error
             raise
 
     async def try_out(self, entry: BundleEntry, revision: str | None) -> Prepared:
@@ -87,5 +97,5 @@ class Launcher:
             await gone.wait()
         finally:
             await host.kill("killed")
-            code.release()
+            host.code.release()
         return Prepared(revision, code.version)

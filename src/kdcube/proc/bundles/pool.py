@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from kdcube.config.bundles import BundleEntry
+from kdcube.proc.bundles.environments.environments import Environments
 from kdcube.proc.bundles.host import BundleLoadError, HostLimits, OperationFailed
 from kdcube.proc.bundles.jobs import BundleUnavailable
 from kdcube.proc.bundles.launching import Launcher, Prepared
@@ -52,7 +53,8 @@ class HostPool:
     """Made by ``open_host_pool``."""
 
     def __init__(
-        self, sources: Sources, *, slots: int, group_size: int, run_dir: Path, limits: HostLimits,
+        self, sources: Sources, environments: Environments | None, *, slots: int, group_size: int, run_dir: Path,
+        limits: HostLimits,
         clock: Callable[[], float], on_change: Callable[[], None], bounded: Callable[[BundleEntry], BundleEntry],
         on_lost: OnLost,
     ) -> None:  # fmt: skip
@@ -68,8 +70,8 @@ class HostPool:
         """To be beaten twice a second or so while leases may be renewed; before the first beat hosts do not look."""
         self._losses = Losses(on_lost)
         self._launcher = Launcher(
-            sources, run_dir=run_dir, pulse_fd=self.pulse.fd, limits=limits, clock=clock, bounded=bounded,
-            losses=self._losses,
+            sources, environments, run_dir=run_dir, pulse_fd=self.pulse.fd, limits=limits, clock=clock,
+            bounded=bounded, losses=self._losses,
         )  # fmt: skip
         self._draining = False
         self._keepers: set[asyncio.Task[None]] | None = None
@@ -276,11 +278,11 @@ async def open_host_pool(
     releases: Mapping[str, BundleRelease], default: str | None = None, *, slots: int, group_size: int = 8,
     run_dir: Path, limits: HostLimits | None = None, clock: Callable[[], float] = time.monotonic,
     on_change: Callable[[], None] = lambda: None, on_lost: OnLost = lambda bundle_id, reason: None,
-    git: Fetching | None = None,
+    git: Fetching | None = None, environments: Environments | None = None,
     needed: Collection[str] = (), bounded: Callable[[BundleEntry], BundleEntry] = lambda entry: entry,
 ) -> AsyncGenerator[HostPool]:  # fmt: skip
     """Starts the hosts of all releases, as ``keep`` says; kills all hosts at the end. Those without a folder come from
-    ``git``.
+    ``git``. ``environments``: what they run in; None is proc's own Python for all.
 
     ``slots``: turns that run here at once, over all bundles; ``group_size``: at most so many in one process.
     ``run_dir`` gets a private folder for each host. ``clock`` is monotonic, in seconds. ``on_change`` is called when
@@ -290,8 +292,8 @@ async def open_host_pool(
     """
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - once, at start
     pool = HostPool(
-        Sources(git), slots=slots, group_size=group_size, run_dir=run_dir, limits=limits or HostLimits(), clock=clock,
-        on_change=on_change, bounded=bounded, on_lost=on_lost,
+        Sources(git), environments, slots=slots, group_size=group_size, run_dir=run_dir, limits=limits or HostLimits(),
+        clock=clock, on_change=on_change, bounded=bounded, on_lost=on_lost,
     )  # fmt: skip
     try:
         pool.apply(releases, default)

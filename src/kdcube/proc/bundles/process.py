@@ -62,7 +62,7 @@ class HostProcess:
     @classmethod
     async def start(
         cls, bundle_id: str, run_dir: Path, clock: Callable[[], float], pulse_fd: int, limits: ProcessLimits,
-        *, debug: bool = False,
+        *, python: str = sys.executable, debug: bool = False,
     ) -> HostProcess:  # fmt: skip
         """Starts ``python -m kdcube.sdk.host``. ``run_dir`` must exist; ``pulse_fd`` is a ``Pulse``'s. Raises OSError.
 
@@ -87,12 +87,12 @@ class HostProcess:
                     *(sys.executable, "-I", "-S", "-B", str(_KEEPER)),
                     *(f"parent={os.getpid()}", f"status={status_theirs}", f"close={','.join(map(str, hosts_own))}"),
                     *(f"folder={home}", *limits.options(), "--"),
-                    *(sys.executable, "-P", "-m", "kdcube.sdk.host"),
+                    *(python, "-P", "-m", "kdcube.sdk.host"),
                     *("--wire", str(theirs.fileno()), "--beat", str(beat_theirs)),
                     *("--pulse", str(pulse_fd)),
                     *(("--debug",) if debug else ()),
                 ],
-                env=host_environment(home),
+                env=host_environment(home, python),
                 cwd=home,
                 pass_fds=(status_theirs, *hosts_own),
                 stdin=subprocess.DEVNULL,
@@ -238,10 +238,10 @@ def _remove(home: Path) -> None:
             _log.warning("host_folder_not_removed", folder=str(home), error=done.stderr.decode(errors="replace")[:500])
 
 
-def host_environment(home: Path) -> dict[str, str]:
+def host_environment(home: Path, python: str = sys.executable) -> dict[str, str]:
     """All that a host gets. Nothing is inherited: secrets come by the wire, by name."""
     return {
-        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": f"{Path(python).parent}:/usr/local/bin:/usr/bin:/bin",
         "LANG": "C.UTF-8",
         "HOME": str(home),
         "TMPDIR": str(home),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from kdcube.config.bundles import BundleEntry
@@ -26,6 +26,15 @@ class Code:
     """The whole name of the version, where that is longer."""
     release: Callable[[], None] = lambda: None
     """To be called when nothing runs it any more; a second call does nothing."""
+
+    def with_release(self, release: Callable[[], None]) -> Code:
+        """The same, with which something else is let go."""
+
+        def both() -> None:
+            self.release()
+            release()
+
+        return replace(self, release=both)
 
 
 class Fetching(Protocol):
