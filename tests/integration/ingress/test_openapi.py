@@ -12,8 +12,12 @@ import pytest
 
 pytestmark = pytest.mark.anyio
 
-# They do not end by themselves, or change what the others are tried under: see test_openai.py, test_administration.py.
-_NOT_HERE = "(stream|completions)$|^/admin/gateway-config(/validate|/reset|/rollback)?$"
+# They do not end by themselves, or change what the others are tried under: see test_openai.py,
+# test_administration.py, test_bundles.py.
+_NOT_HERE = (
+    "(stream|completions)$|^/admin/gateway-config(/validate|/reset|/rollback)?$"
+    "|^/admin/bundles(/{bundle_id}(/reload|/rollback)?)?$|^/webhooks/"
+)
 
 
 @pytest.mark.timeout(300)

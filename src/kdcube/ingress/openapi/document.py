@@ -11,7 +11,7 @@ from kdcube.gateway.edge import PREFIX
 from kdcube.gateway.openapi import probes
 from kdcube.gateway.openapi.shapes import ERROR, ID, SECURITY, Json, nullable
 from kdcube.gateway.turns.messages import Send
-from kdcube.ingress.openapi import admin, api_keys, chat, conversations, erasure, openai
+from kdcube.ingress.openapi import admin, api_keys, bundles, chat, conversations, erasure, openai
 from kdcube.ingress.requests import FEEDBACK_MAX_CHARS, REACTION_MAX_CHARS, Cancel, Feedback, Patch, Status
 from kdcube.ingress.routes.api_keys import NewKey, NewServiceKey
 from kdcube.ingress.routes.openai_request import ChatCompletion
@@ -25,6 +25,7 @@ _SCHEMAS: Json = {
     **conversations.SCHEMAS,
     **openai.SCHEMAS,
     **admin.SCHEMAS,
+    **bundles.SCHEMAS,
     **probes.SCHEMAS,
 }
 
@@ -47,6 +48,7 @@ def openapi_document(version: str, limits: Limits, bundle_ids: Sequence[str]) ->
             **openai.PATHS,
             **api_keys.PATHS,
             **admin.PATHS,
+            **bundles.PATHS,
             **probes.PATHS,
         },
         "components": {

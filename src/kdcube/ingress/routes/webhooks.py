@@ -71,8 +71,8 @@ class WebhookRoutes:
             return _ignored("it is no push")
         if not concerns(event, entry):
             return _ignored("what is served does not follow that ref")
-        release = self._live.current.releases.get(bundle_id)
-        if release is not None and release.revision is not None and release.revision == event.commit:
+        standing = await self._releases.standing(bundle_id)  # this process may be behind
+        if standing is not None and standing.served is not None and standing.served.revision == event.commit:
             return _ignored("that commit is served")
         return await self._wanted(request, bundle_id, cause_of(request.headers, body), event.commit)
 
