@@ -43,6 +43,9 @@ ELSEWHERE = {
     "proc.erase.before_close": ("tests/integration/proc/test_eraser.py",),
     "proc.git.fetched": ("tests/integration/proc/bundles/test_repository.py",),
     "proc.git.written": ("tests/integration/proc/bundles/test_repository.py",),
+    "proc.prepare.tried": ("tests/e2e/test_rollout.py",),
+    "proc.prepare.failed": ("tests/e2e/test_rollout.py",),
+    "proc.prepare.settled": ("tests/e2e/test_rollout.py",),
     "proc.activate.loaded": ("tests/integration/proc/bundles/test_releases.py",),
     "proc.environment.built": ("tests/integration/proc/bundles/test_environments.py",),
 }

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 import structlog
 
@@ -27,7 +28,9 @@ RENEW_EVERY_S = SILENCE_LIMIT_S / 4
 
 
 class Leader:
-    """Runs the maintenance of one partition while it holds the lock."""
+    """Runs the maintenance of one partition while it holds the lock. ``duties`` run beside its rounds, each until it
+    is cancelled: what takes long keeps no turn waiting.
+    """
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class Leader:
         reaper: Reaper,
         reconciler: Reconciler,
         eraser: Eraser,
+        duties: Mapping[str, Callable[[], Coroutine[Any, Any, None]]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._leadership = leadership
@@ -48,20 +52,45 @@ class Leader:
         self._eraser = eraser
         self._clock = clock
         self._next_reconcile = 0.0
+        self._duties = duties or {}
+        self._on_duty: list[asyncio.Task[None]] = []
 
     async def run(self) -> None:
         """Until cancelled. A store that is away is waited for; the lock may go to another proc meanwhile."""
         try:
             while True:
                 try:
-                    if await self._leadership.try_acquire():
+                    if await self._leads():
                         await self._once_as_leader()
                 except (StoreUnavailable, EpochMismatch) as error:
                     self._reaper.hold_off()
                     log.warning("maintenance waits", error=str(error))
                 await asyncio.sleep(LOOK_EVERY_S)
         finally:
+            await self._leave_duties()
             await self._leadership.release()  # a proc that broke may still drain for long
+
+    async def _leads(self) -> bool:
+        """Whether this proc holds the lock; if so it is on duty, and only then. Raises what a duty ended with."""
+        try:
+            leads = await self._leadership.try_acquire()
+        except BaseException:
+            await self._leave_duties()
+            raise
+        if not leads:
+            await self._leave_duties()
+        elif not self._on_duty:
+            self._on_duty = [asyncio.create_task(duty(), name=name) for name, duty in self._duties.items()]
+        for task in self._on_duty:
+            if task.done():
+                task.result()
+        return leads
+
+    async def _leave_duties(self) -> None:
+        tasks, self._on_duty = self._on_duty, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _once_as_leader(self) -> None:
         """``once``; a round that takes long keeps the lock, or ends early without it."""

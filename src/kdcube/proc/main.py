@@ -15,20 +15,21 @@ import uvicorn
 import uvloop
 
 from kdcube import __version__
-from kdcube.config.bundles import BundleEntry
+from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.config.gateway import GatewayConfig
 from kdcube.config.load import load_service
 from kdcube.config.proc import ProcSettings
 from kdcube.gateway.adopting import adopt_config
 from kdcube.gateway.applying import follow_config
+from kdcube.gateway.bundles.activity import Active, activity
 from kdcube.gateway.bundles.adopting import adopt_bundles
 from kdcube.gateway.bundles.following import follow_bundles
-from kdcube.gateway.bundles.live import LiveBundles
+from kdcube.gateway.bundles.live import LiveBundles, Registered
 from kdcube.gateway.connections import BoundedHttp
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reporting import Reporting, watch_stores
 from kdcube.gateway.serving import KEEP_ALIVE_S
-from kdcube.postgres.audit import Audit
+from kdcube.postgres.audit import Actor, Audit
 from kdcube.postgres.database import Database, open_database
 from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.erasing import Erasing
@@ -47,6 +48,8 @@ from kdcube.proc.desk import BundleGrant, Desk
 from kdcube.proc.eraser import Eraser
 from kdcube.proc.leader import Leader
 from kdcube.proc.lease import LeaseKeeper
+from kdcube.proc.polling import Polling
+from kdcube.proc.preparing import Preparing
 from kdcube.proc.protection import EcsProtection, NoProtection
 from kdcube.proc.reaper import Reaper
 from kdcube.proc.reconciler import Reconciler
@@ -86,6 +89,8 @@ class Proc:
         """Bundles whose turns could run here; what loads at start is found out then."""
         self.live: LiveGateway
         self.bundles: LiveBundles
+        self.preparing: Preparing
+        self.polling: Polling
         self.worker: Worker
         self.pool: HostPool
         self.database: Database
@@ -130,12 +135,11 @@ class Proc:
             instruments = Instruments()
             git = stack.enter_context(open_git_store(service.home / "git", settings.git))
             environments = stack.enter_context(open_environments(service.home / "environments", settings.environments))
-            entries = service.bundles.bundles.values()
-            needed = [entry.id for entry in entries if not entry.fetched and await environments.ready(entry)]
+            folders = _folders(service.bundles, self.bundles.current)
+            needed = [entry.id for entry in folders if await environments.ready(entry)]
             self.pool = await enter(
                 open_host_pool(
-                    {bundle_id: BundleRelease(1, entry) for bundle_id, entry in service.bundles.bundles.items()},
-                    service.bundles.default_bundle_id,
+                    *_to_run(self.bundles.current),
                     slots=self._slots(),
                     run_dir=service.home / "run" / worker_id,
                     limits=_DEBUGGED if settings.debug_bundles else None,
@@ -149,6 +153,10 @@ class Proc:
                     bounded=_patient if settings.debug_bundles else _limited(settings.turn_limit_s),
                 )
             )
+            self.bundles.subscribe(lambda registered: self.pool.apply(*_to_run(registered)))
+            self.preparing = Preparing(releases, self.pool, following)
+            self.bundles.subscribe(lambda _: self.preparing.hurry())
+            self.polling = Polling(self.bundles, releases, git, Actor(f"system:{worker_id}"))
             leadership = await enter(Leadership(service.database_url, *scope, "maintenance"))
             reaper = Reaper(turns=turns, queue=queue, logs=logs, max_attempts=self._max_attempts)
             reconciler = Reconciler(
@@ -158,6 +166,7 @@ class Proc:
                 working_state=working_state,
                 workers=workers,
                 queue_limit_s=live.current.limits.proc.max_queue_wait_seconds,
+                registered=lambda: self.bundles.current.known,
             )
 
             eraser = Eraser(
@@ -172,7 +181,13 @@ class Proc:
 
             live.subscribe(enforce)
             leader = Leader(
-                leadership, connection=connection, workers=workers, reaper=reaper, reconciler=reconciler, eraser=eraser
+                leadership,
+                connection=connection,
+                workers=workers,
+                reaper=reaper,
+                reconciler=reconciler,
+                eraser=eraser,
+                duties={"preparing releases": self.preparing.run, "polling repositories": self.polling.run},
             )
             leading = await enter(_owned(leader.run(), "maintenance"))
             epoch_watch = await enter(EpochWatch(connection, subscriber, keys).watching())
@@ -229,6 +244,7 @@ class Proc:
                 connection=connection,
                 epoch_watch=epoch_watch,
                 pool=self.pool,
+                preparing=self.preparing,
                 worker=self.worker,
                 tasks=[leading, self.pool.keeping],
             )
@@ -243,7 +259,7 @@ class Proc:
             gc.collect()
             gc.freeze()
             gc.set_threshold(GC_AFTER_OBJECTS)
-            log.info("proc.ready", slots=self.worker.slots, bundles=sorted(service.bundles.bundles))
+            log.info("proc.ready", slots=self.worker.slots, bundles=sorted(self.bundles.current.releases))
             yield self
             await workers.leave(worker_id)
 
@@ -268,7 +284,17 @@ class Proc:
         self.worker.room_changed()
 
     def _about(self) -> dict[str, object]:
-        return {**self.bundles.report(), "bundles": self._available, "draining": self.worker.draining}
+        active = {
+            bundle.id: Active(bundle.release, bundle.version, bundle.problem)
+            for bundle in self.pool.status()
+            if bundle.release is not None
+        }
+        return {
+            **self.bundles.report(),
+            **activity(active),
+            "bundles": self._available,
+            "draining": self.worker.draining,
+        }
 
     def _describe(self) -> tuple[int, dict[str, Any]]:
         """Runs in the keeper's thread: reads only."""
@@ -303,6 +329,20 @@ class Proc:
         if agent is None:
             return NoProtection()
         return EcsProtection(agent, minutes=max(1, min(2880, round(self.settings.turn_limit_s / 60) + 5)))
+
+
+def _to_run(registered: Registered) -> tuple[dict[str, BundleRelease], str | None]:
+    releases = {
+        bundle_id: BundleRelease(served.number, served.entry, served.revision)
+        for bundle_id, served in registered.releases.items()
+    }
+    return releases, registered.default_bundle_id
+
+
+def _folders(environment: BundleRegistry, registered: Registered) -> list[BundleEntry]:
+    """The folders that the environment names: whoever started this proc is told at once what is wrong with one."""
+    served = {bundle_id: release.entry for bundle_id, release in registered.releases.items()}
+    return [entry for entry in environment.bundles.values() if not entry.fetched and served.get(entry.id) == entry]
 
 
 _DAY_S = 86_400.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
 
 import structlog
 
@@ -37,7 +37,7 @@ _BUNDLE_UNAVAILABLE = {
 
 class Reconciler:
     """``queue_limit_s``: a turn that waited longer fails with ``queue_timeout``; ``bundle_limit_s``: one whose bundle
-    nobody offers, with ``bundle_unavailable``."""
+    nobody offers, with ``bundle_unavailable``. ``registered`` gives the bundles that there are."""
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Reconciler:
         workers: Workers,
         queue_limit_s: float,
         bundle_limit_s: float = BUNDLE_LIMIT_S,
+        registered: Callable[[], Collection[str]] | None = None,
     ) -> None:
         self._turns = turns
         self._epochs = epochs
@@ -57,6 +58,7 @@ class Reconciler:
         self._workers = workers
         self.queue_limit_s = queue_limit_s
         self._bundle_limit_s = bundle_limit_s
+        self._registered = registered
 
     async def ensure_epoch(self, facts: ServerFacts, *, on_rebuilt: Callable[[], None]) -> int:
         """The epoch under which all is well: the published one, or a new one after a rebuild.
@@ -111,10 +113,12 @@ class Reconciler:
         for row in await self._turns.queued_longer_than(int(self.queue_limit_s * 1000)):
             await self._fail(row, epoch, _QUEUE_TIMEOUT)
         offered = {bundle for info in (await self._workers.live()).values() for bundle in info.get("bundles", ())}
-        if offered:
-            for row in await self._turns.queued_longer_than(int(self._bundle_limit_s * 1000)):
-                if row.turn.bundle_id not in offered:
-                    await self._fail(row, epoch, _BUNDLE_UNAVAILABLE)
+        registered = self._registered() if self._registered else None
+        for row in await self._turns.queued_longer_than(int(self._bundle_limit_s * 1000)):
+            # Without any worker all wait; but what is not registered any more, no worker is going to offer.
+            bundle_id = row.turn.bundle_id
+            if bundle_id not in offered and (offered or (registered is not None and bundle_id not in registered)):
+                await self._fail(row, epoch, _BUNDLE_UNAVAILABLE)
         await self._put_back(await self._turns.queued_longer_than(READMIT_AFTER_MS), epoch)
         async for page in self._pages():
             begun = [row for row in page if row.turn.state is not TurnState.QUEUED]

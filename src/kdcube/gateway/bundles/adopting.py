@@ -75,8 +75,8 @@ def adoption(environment: BundleRegistry, registered: StoredRegistry, *, force: 
 
 
 def _is_ready(entry: BundleEntry) -> bool:
-    """A folder is what it is: proc tells at its start what is wrong with it."""
-    return True
+    """A folder is what it is: proc tells at its start what is wrong with it. What is fetched is prepared first."""
+    return not entry.fetched
 
 
 def _takes_over(entry: BundleEntry, registered: StoredRegistry, *, force: bool) -> bool:

@@ -16,6 +16,7 @@ from kdcube.config.proc import ProcSettings
 from kdcube.gateway.live import LiveGateway
 from kdcube.postgres.database import Database
 from kdcube.proc.bundles.pool import HostPool
+from kdcube.proc.preparing import Preparing
 from kdcube.proc.worker import Worker
 from kdcube.protocol.errors import KDCubeError
 from kdcube.redis.connection import Connection
@@ -32,6 +33,7 @@ class Probes:
     connection: Connection
     epoch_watch: EpochWatch
     pool: HostPool
+    preparing: Preparing
     worker: Worker
     tasks: list[asyncio.Task[None]]
     """Work that runs as long as proc does: when one ends, proc is broken."""
@@ -70,6 +72,7 @@ class Probes:
                 }
                 for bundle in self.pool.status()
             ],
+            "preparing": self.preparing.problems,
         }
 
     async def failing(self) -> str | None:
