@@ -60,6 +60,9 @@ class Remote:
             git(self.work, "push", "-q", str(self.bare), f"refs/tags/{tag}")
         return git(self.work, "rev-parse", "HEAD")
 
+    def head(self) -> str:
+        return git(self.work, "rev-parse", "HEAD")
+
     def rewrite(self) -> None:
         """What comes next has no history."""
         git(self.work, "checkout", "-q", "--orphan", "rewritten")
