@@ -14,6 +14,7 @@ from tests.integration.redis.partition import NO_LIMITS
 from tests.model.actors import Actor, GatedConnection, GatedDatabase
 from tests.model.hosts import ModelPool, Run
 
+from kdcube.config.bundles import BundleEntry
 from kdcube.gateway.turns.accepting import Accepting
 from kdcube.gateway.turns.cancelling import Cancelling
 from kdcube.postgres.conversations import Conversations
@@ -40,10 +41,17 @@ from kdcube.redis.renewal import Renewal
 from kdcube.redis.steer import Steers
 from kdcube.redis.traces import Traces
 from kdcube.redis.workers import Workers
+from kdcube.secrets.secrets import Granted
 
 TENANT, PROJECT = "acme", "support"
 KEYS = Keys(TENANT, PROJECT)
 ATTEMPTS = {"once@1": 1, "twice@1": 2}
+
+
+async def grant(_: BundleEntry) -> BundleGrant:
+    return BundleGrant({}, Granted())
+
+
 LEASE_S = 3600.0
 """Leases end when the test says so, not when it takes long."""
 HEARTBEAT_TTL_S = 3600.0
@@ -225,7 +233,7 @@ class WorkerService(Service):
             steers=Steers(self.connection, KEYS),
             epoch_watch=self.epochs,
             pool=self.pool,  # type: ignore[arg-type]
-            grants=lambda _: BundleGrant({}, {}),
+            grants=grant,
         )
         self.worker = Worker(
             desk,

@@ -5,24 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
 
 from kdcube.config.environment import Environment, Number, Whole, read_document
 from kdcube.config.git import GitAddress, check_git_ref, check_git_subdir
+from kdcube.config.secrets import SecretReference, SecretText, Vault, check_granted
 from kdcube.protocol.errors import ConfigurationError, InvalidInput
 from kdcube.protocol.ids import check_bundle_id
 from kdcube.protocol.turns import UserType
 
 VARIABLE = "AGENTIC_BUNDLES_JSON"
 FILE = "bundles.yaml"
-
-_NEVER_GRANTED = frozenset(
-    {
-        *("REDIS_URL", "DATABASE_URL", "POSTGRES_PASSWORD", "KDCUBE_SESSION_SECRET"),
-        *("OIDC_CLIENT_SECRET", "PROXYLOGIN_ENCRYPTION_KEYS", "GIT_HTTP_TOKEN"),
-    }
-)
-"""Proc alone holds the credentials of the stores, and nobody but the services signs people in."""
 
 SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 
@@ -43,8 +45,10 @@ class BundleEntry(BaseModel):
     """Kept for installations that have it; a bundle's module is imported once per process here."""
     max_attempts: Whole = Field(default=1, ge=1, le=10)
     """Above 1 the bundle declares that running a turn again does no harm."""
-    secrets: tuple[SecretName, ...] = ()
-    """Names of variables of proc that ``turn.secret`` may give to it."""
+    secrets: tuple[SecretName, ...] | dict[SecretName, str] = ()
+    """What ``turn.secret`` may give to it: names, each of a file in KDCUBE_SECRETS_DIR or else of a variable of proc,
+    or references by name (``sm:acme/support#model_key``).
+    """
     config: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue], repr=False)
     """What ``turn.config`` is."""
     idle_limit_s: Number = Field(default=300.0, gt=0, le=86_400)
@@ -76,13 +80,23 @@ class BundleEntry(BaseModel):
     """The bundle's folder within the repository; None: its root."""
     git_poll_s: Number | None = Field(default=None, ge=10, le=86_400)
     """So often it is looked whether ``git_ref`` names another commit, which is released then; None: never."""
-    webhook_secret: SecretName | None = None
-    """Name of the variable of ingress with the secret by which its repository signs pushes; None: none are taken."""
+    webhook_secret: SecretText | None = None
+    """The secret by which its repository signs pushes, which ingress looks up; None: none are taken."""
+    git_token: SecretText | None = None
+    """The secret that signs in at its repository by https; None: GIT_HTTP_TOKEN."""
+    git_ssh_key: SecretText | None = None
+    """The secret that is the private key for its repository by ssh; None: the file GIT_SSH_KEY_PATH."""
 
     @property
     def fetched(self) -> bool:
         """Whether its code comes from git."""
         return self.path is None and self.git_url is not None
+
+    @field_validator("secrets", mode="before")
+    @classmethod
+    def _references(cls, given: Any) -> Any:
+        check_granted(given)
+        return given
 
     @model_validator(mode="after")
     def _usable(self) -> Self:
@@ -90,8 +104,6 @@ class BundleEntry(BaseModel):
             check_bundle_id("id", self.id)
         except InvalidInput as error:
             raise ValueError(error.message) from None
-        if withheld := _NEVER_GRANTED.intersection((*self.secrets, self.webhook_secret or "")):
-            raise ValueError(f"secrets or webhook_secret names {', '.join(sorted(withheld))}, which no bundle is given")
         if self.path is None and self.git_url is None:
             raise ValueError("give path or git_url")
         if self.path is not None and self.webhook_secret is not None:
@@ -109,6 +121,12 @@ class BundleEntry(BaseModel):
         if self.file_size_limit_mb is not None and self.file_size_limit_mb > self.temp_limit_mb:
             raise ValueError("file_size_limit_mb is above temp_limit_mb, so it could never be reached")
         return self
+
+    @property
+    def secret_references(self) -> dict[str, SecretReference]:
+        """By the names under which the bundle asks."""
+        pairs = self.secrets.items() if isinstance(self.secrets, dict) else zip(self.secrets, self.secrets, strict=True)
+        return {name: SecretReference.parse(reference) for name, reference in pairs}
 
 
 class BundleRegistry(BaseModel):
@@ -153,14 +171,32 @@ class BundleRegistry(BaseModel):
         return tuple(GitAddress.parse(entry.git_url or "") for entry in entries if entry.fetched)
 
     @property
-    def secret_names(self) -> frozenset[str]:
-        """Every secret that some bundle is granted."""
-        return frozenset(name for entry in self.bundles.values() for name in entry.secrets)
+    def own_keys(self) -> frozenset[str]:
+        """URLs of repositories for which a bundle names the secret that is its key."""
+        return frozenset(entry.git_url for entry in self.bundles.values() if entry.git_url and entry.git_ssh_key)
 
     @property
-    def webhook_secrets(self) -> frozenset[str]:
-        """The names of those by which repositories sign pushes."""
-        return frozenset(entry.webhook_secret for entry in self.bundles.values() if entry.webhook_secret is not None)
+    def secret_references(self) -> frozenset[SecretReference]:
+        """Of every secret that some bundle is granted, or that gets its code."""
+        of_code = (text for entry in self.bundles.values() for text in (entry.git_token, entry.git_ssh_key) if text)
+        granted = (reference for entry in self.bundles.values() for reference in entry.secret_references.values())
+        return frozenset((*granted, *map(SecretReference.parse, of_code)))
+
+    @property
+    def secret_variables(self) -> frozenset[str]:
+        """The variables of proc that may hold one of them."""
+        return frozenset(of.name for of in self.secret_references if of.vault in (None, Vault.ENV))
+
+    @property
+    def webhook_secrets(self) -> frozenset[SecretReference]:
+        """Those by which repositories sign pushes."""
+        texts = (entry.webhook_secret for entry in self.bundles.values())
+        return frozenset(SecretReference.parse(text) for text in texts if text is not None)
+
+    @property
+    def webhook_variables(self) -> frozenset[str]:
+        """The variables of ingress that may hold one of them."""
+        return frozenset(of.name for of in self.webhook_secrets if of.vault in (None, Vault.ENV))
 
 
 def read_bundles(environment: Environment) -> BundleRegistry:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -135,8 +135,8 @@ class GitSettings:
     """Proxies and authorities of this place, for git alone."""
 
     @classmethod
-    def read(cls, environment: Environment, addresses: Iterable[GitAddress]) -> Self:
-        """Raises ConfigurationError."""
+    def read(cls, environment: Environment, addresses: Iterable[GitAddress], own_keys: Container[str] = ()) -> Self:
+        """``own_keys``: URLs whose bundles name the secret that is their key. Raises ConfigurationError."""
         token = environment.secret("GIT_HTTP_TOKEN")
         if token is not None and not _PLAIN.fullmatch(token.get_secret_value()):
             raise ConfigurationError("GIT_HTTP_TOKEN", "holds a blank, a line end or a letter that is not ASCII")
@@ -154,11 +154,13 @@ class GitSettings:
             network=read_network(environment),
         )
         for address in addresses:
-            settings.check(address)
+            settings.check(address, own_key=address.url in own_keys)
         return settings
 
-    def check(self, address: GitAddress) -> None:
-        """Raises ConfigurationError when ``address`` cannot be used with these settings."""
+    def check(self, address: GitAddress, *, own_key: bool = False) -> None:
+        """Raises ConfigurationError when ``address`` cannot be used with these settings. ``own_key``: its bundle
+        has one.
+        """
         if address.transport is GitTransport.FILE and not self.allow_file:
             raise ConfigurationError("KDCUBE_GIT_ALLOW_FILE", f"is not 1, so {address.url} is not fetched")
         if address.transport is GitTransport.SSH:
@@ -166,7 +168,7 @@ class GitSettings:
                 ("GIT_SSH_KEY_PATH", self.ssh_key, "the file of a private key"),
                 ("GIT_SSH_KNOWN_HOSTS", self.ssh_known_hosts, "a file with the server's key, as ssh-keyscan prints it"),
             ):
-                if path is None:
+                if path is None and not (own_key and name == "GIT_SSH_KEY_PATH"):
                     raise ConfigurationError(name, f"is not set; {address.url} needs {what}")
 
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
-from pydantic import SecretStr
-
-from kdcube.config.bundles import BundleRegistry
 from kdcube.config.callers import CallerSettings
 from kdcube.config.environment import Environment
+from kdcube.config.secrets import SecretSettings
 from kdcube.config.service import ServiceSettings
 
 
@@ -22,8 +19,8 @@ class IngressSettings:
     callers: CallerSettings
     keepalive_s: float
     """Between the comments that keep an idle stream open."""
-    webhook_secrets: Mapping[str, SecretStr] = field(repr=False)
-    """By which repositories of bundles sign pushes, by the names that the registry gives them."""
+    secrets: SecretSettings
+    """Where the secrets are by which repositories of bundles sign pushes."""
     stop_timeout_s: float
     """From SIGTERM until the process is killed; draining takes less."""
 
@@ -33,17 +30,7 @@ class IngressSettings:
         return cls(
             service=service,
             callers=CallerSettings.read(environment),
-            webhook_secrets=_webhook_secrets(environment, service.bundles),
+            secrets=SecretSettings.read(environment, service.bundles.webhook_secrets),
             keepalive_s=environment.seconds("KDCUBE_KEEPALIVE_SEC", 15.0, minimum=0.1, maximum=300),
             stop_timeout_s=environment.seconds("INGRESS_CONTAINER_STOP_TIMEOUT_SEC", 30.0, minimum=1, maximum=3_600),
         )
-
-    async def webhook_secret(self, name: str) -> str | None:
-        """None when it is not set."""
-        value = self.webhook_secrets.get(name)
-        return None if value is None else value.get_secret_value()
-
-
-def _webhook_secrets(environment: Environment, bundles: BundleRegistry) -> dict[str, SecretStr]:
-    values = {name: environment.secret(name) for name in sorted(bundles.webhook_secrets)}
-    return {name: value for name, value in values.items() if value is not None}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
-
-from pydantic import SecretStr
 
 from kdcube.config.callers import CallerSettings
 from kdcube.config.environment import Environment
 from kdcube.config.environments import EnvironmentSettings
 from kdcube.config.git import GitSettings
+from kdcube.config.secrets import SecretSettings
 from kdcube.config.service import ServiceSettings
 
 
@@ -44,15 +42,14 @@ class ProcSettings:
     """How bundles are fetched."""
     environments: EnvironmentSettings
     """How their packages are installed."""
-    secrets: Mapping[str, SecretStr] = field(repr=False)
-    """The values of the secrets that bundles are granted by name; one that is not set is not here."""
+    secrets: SecretSettings
+    """Where the secrets of bundles are."""
 
     @classmethod
     def read(cls, environment: Environment) -> Self:
         service = ServiceSettings.read(environment, component="proc", port_name="CHAT_PROCESSOR_PORT", port=8020)
         capacity = service.gateway.service_capacity.proc
         stop_timeout_s = environment.seconds("PROC_CONTAINER_STOP_TIMEOUT_SEC", 120.0, minimum=1, maximum=86_400)
-        granted = {name: environment.secret(name) for name in sorted(service.bundles.secret_names)}
         return cls(
             service=service,
             slots=environment.integer(
@@ -67,7 +64,7 @@ class ProcSettings:
             watch_bundles=environment.flag("KDCUBE_WATCH", False),
             debug_bundles=environment.flag("KDCUBE_DEBUG_BUNDLES", False),
             callers=CallerSettings.read(environment, opens_sessions=False),
-            git=GitSettings.read(environment, service.bundles.fetched),
+            git=GitSettings.read(environment, service.bundles.fetched, service.bundles.own_keys),
             environments=EnvironmentSettings.read(environment),
-            secrets={name: value for name, value in granted.items() if value is not None},
+            secrets=SecretSettings.read(environment, service.bundles.secret_references),
         )

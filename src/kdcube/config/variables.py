@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from kdcube.config.environments import ENVIRONMENT_VARIABLES
 from kdcube.config.git import GIT_VARIABLES
+from kdcube.config.secrets import AWS_VARIABLES, SECRET_VARIABLES
 
 UNUSED_MAX = 40
 """Names that are listed; the others are counted."""
@@ -40,6 +41,7 @@ READERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys(("CHAT_PROCESSOR_PORT", "KDCUBE_SLOTS", "CHAT_TASK_TIMEOUT_SEC"), ("proc",)),
         **dict.fromkeys(("HEARTBEAT_INTERVAL", "PROC_CONTAINER_STOP_TIMEOUT_SEC", "ECS_AGENT_URI"), ("proc",)),
         **dict.fromkeys(("KDCUBE_WATCH", "KDCUBE_DEBUG_BUNDLES", *GIT_VARIABLES, *ENVIRONMENT_VARIABLES), ("proc",)),
+        **dict.fromkeys((*SECRET_VARIABLES, *AWS_VARIABLES), _BOTH),
         **dict.fromkeys(("PROXYLOGIN_ENCRYPTION_KEYS", "PROXYLOGIN_PUBLIC_URL"), _ALL),
         **dict.fromkeys(("OIDC_CLIENT_SECRET", "OIDC_SCOPES", "PROXYLOGIN_RETURN_URL"), ("proxylogin",)),
         **dict.fromkeys(("PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_IDLE_SEC", "PROXYLOGIN_GRACE_SEC"), ("proxylogin",)),
@@ -55,7 +57,6 @@ _REDIS = "REDIS_URL says where Valkey is, with the password"
 _FETCHED = "bundles without a path are fetched by git_url, and old versions removed by themselves"
 _SCANNING = "uploads are not scanned for viruses"
 _CODE = "there is no execution of code yet"
-_AWS = "nothing here calls AWS yet"
 _METRICS = "there is no metrics service yet"
 _GRANTED = 'bundles inherit nothing: grant it by name, with "secrets" in AGENTIC_BUNDLES_JSON'
 _MOUNTED = "a path of the host, for compose alone"
@@ -69,8 +70,7 @@ WITHOUT_MEANING: Mapping[str, str] = MappingProxyType(
         "PLATFORM_DESCRIPTORS_DIR": _HERE,
         **dict.fromkeys(("REDIS_HOST", "REDIS_PORT", "REDIS_PASSWORD", "REDIS_DB"), _REDIS),
         **dict.fromkeys(("EXEC_WORKSPACE_ROOT", "KDCUBE_EXEC_ALLOW_WEAK"), _CODE),
-        **dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_SDK_LOAD_CONFIG", "AWS_PROFILE"), _AWS),
-        **dict.fromkeys(("AWS_EC2_METADATA_DISABLED", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), _AWS),
+        **dict.fromkeys(("AWS_SDK_LOAD_CONFIG",), "it is not needed"),
         **dict.fromkeys(("LOG_DIR", "LOG_FILE", "LOG_MAX_MB", "LOG_BACKUP_COUNT"), "logs go to standard error"),
         **dict.fromkeys(("KDCUBE_LLM_PROVIDER", "KDCUBE_LLM_BASE_URL", "KDCUBE_LLM_MODEL"), _GRANTED),
         "KDCUBE_LLM_API_KEY": _GRANTED,

@@ -50,6 +50,7 @@ from kdcube.redis.eventlog import EventLogs
 from kdcube.redis.feed import Feeds
 from kdcube.redis.logins import LoginCache
 from kdcube.redis.sources import Sources
+from kdcube.secrets.opening import open_secrets
 from kdcube.telemetry.instruments import Instruments
 
 
@@ -120,7 +121,8 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         sources = Sources(connection, keys)
         monitoring = MonitoringRoutes(callers, live, limiter, turns, sources, connection, keys)
         wanting = Wanting(bundles, releases, bundles_following)
-        webhooks = WebhookRoutes(bundles, releases, wanting, settings.webhook_secret, knowing.addresses)
+        secrets = await enter(open_secrets(settings.secrets))
+        webhooks = WebhookRoutes(bundles, releases, wanting, secrets, knowing.addresses)
         admin = admin_routes(
             GatewayConfigRoutes(callers, editing, live, audit, monitoring.instances),
             BundleRoutes(callers, wanting, releases, bundles, audit, monitoring.instances),

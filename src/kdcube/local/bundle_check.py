@@ -18,7 +18,7 @@ import msgspec
 from kdcube.proc.bundles.content import bundle_files
 from kdcube.proc.bundles.environments.mark import decided_by
 from kdcube.sdk import Bundle
-from kdcube.sdk.loading import LoadError, load_bundle
+from kdcube.sdk.loading import LoadError, line_of, load_bundle
 
 
 class Handler(msgspec.Struct, frozen=True):
@@ -69,13 +69,23 @@ def inspect_bundle(path: Path) -> Found:
     try:
         bundle = load_bundle(str(path), None)
     except LoadError as error:
-        reason = Problem(error.reason, error.file and str(error.file), error.line, _remedy(error.__cause__))
+        remedy = error.remedy or _remedy(error.__cause__)
+        reason = Problem(error.reason, error.file and str(error.file), error.line, remedy)
         others = [problem for problem in broken if (problem.file, problem.line) != (reason.file, reason.line)]
         return Found(None, [reason, *others])
     if "@" not in bundle.id:
-        named = Problem(f"the id {bundle.id!r} has no version", remedy=f'write Bundle("{bundle.id}@1.0.0")')
+        file, line = _place(path)
+        named = Problem(f"the id {bundle.id!r} has no version", file, line, f'write Bundle("{bundle.id}@1.0.0")')
         broken.append(named)
     return Found(_described(bundle), broken)
+
+
+def _place(path: Path) -> tuple[str | None, int | None]:
+    """Where the bundle says its id."""
+    for file in (path, path / "bundle.py", path / "__init__.py"):
+        if file.is_file():
+            return str(file.resolve()), line_of("bundle", file)
+    return None, None
 
 
 def _described(bundle: Bundle) -> Loaded:

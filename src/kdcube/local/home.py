@@ -51,6 +51,11 @@ class Home:
         return self.path / "logs"
 
     @property
+    def secrets(self) -> Path:
+        """For secrets of bundles, one file each. The user makes it."""
+        return self.path / "secrets"
+
+    @property
     def state_file(self) -> Path:
         return self.path / "state.json"
 

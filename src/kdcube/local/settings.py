@@ -14,6 +14,7 @@ from kdcube.config.environment import Environment
 from kdcube.config.environments import ENVIRONMENT_VARIABLES, EnvironmentSettings
 from kdcube.config.gateway import GatewayConfig, read_gateway
 from kdcube.config.git import GIT_VARIABLES
+from kdcube.config.secrets import AWS_VARIABLES, SECRET_VARIABLES
 from kdcube.local.docs import GRANTED
 
 _FIRST_PORT = 8010
@@ -38,9 +39,10 @@ _FOR_PROXYLOGIN = (
     *("OIDC_CLIENT_SECRET", "OIDC_SCOPES", "PROXYLOGIN_RETURN_URL", "PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_IDLE_SEC"),
     "PROXYLOGIN_GRACE_SEC",
 )
+_FOR_SECRETS = (*SECRET_VARIABLES, *AWS_VARIABLES)
 _FOR_PROC = (
     *("KDCUBE_DEBUG_BUNDLES", "CHAT_TASK_TIMEOUT_SEC", "KDCUBE_SLOTS", "HEARTBEAT_INTERVAL"),
-    *("BUNDLES_FORCE_ENV_ON_STARTUP", *GIT_VARIABLES, *ENVIRONMENT_VARIABLES, *GRANTED),
+    *("BUNDLES_FORCE_ENV_ON_STARTUP", *GIT_VARIABLES, *ENVIRONMENT_VARIABLES, *_FOR_SECRETS, *GRANTED),
 )
 
 
@@ -115,11 +117,11 @@ class LocalSettings:
             ingress_stop_s=environment.seconds("INGRESS_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=3_600),
             proc_stop_s=environment.seconds("PROC_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=86_400),
             ingress_variables=_chosen(
-                environment, (*_FOR_ALL, *_FOR_INGRESS, *_FOR_SIGNING_IN, *bundles.webhook_secrets)
+                environment, (*_FOR_ALL, *_FOR_INGRESS, *_FOR_SIGNING_IN, *_FOR_SECRETS, *bundles.webhook_variables)
             ),
             proxylogin_stop_s=environment.seconds("PROXYLOGIN_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=3_600),
             proxylogin_variables=_chosen(environment, (*_FOR_ALL, *_FOR_INGRESS, *_FOR_SIGNING_IN, *_FOR_PROXYLOGIN)),
-            proc_variables=_chosen(environment, (*_FOR_ALL, *_FOR_PROC, *bundles.secret_names)),
+            proc_variables=_chosen(environment, (*_FOR_ALL, *_FOR_PROC, *bundles.secret_variables)),
         )
 
 

@@ -183,6 +183,7 @@ class Stack:
         stop_s = self.settings.ingress_stop_s
         port = self.settings.first_port + number
         variables = {
+            **self._secrets(),
             **self.settings.ingress_variables,
             **shared,
             **({} if self.options.auth is None else {"AUTH_PROVIDER": "simple", "IDP_DB_PATH": str(self.options.auth)}),
@@ -193,6 +194,9 @@ class Stack:
             "CHAT_APP_PORT": str(port),
         }
         return _service("ingress", number, port, variables, stop_s)
+
+    def _secrets(self) -> dict[str, str]:
+        return {"KDCUBE_SECRETS_DIR": str(self.home.secrets)} if self.home.secrets.is_dir() else {}
 
     def _signing_in(self) -> dict[str, str]:
         """What all services must know of it. Without a proxy users sign in at one port and come back to another."""
@@ -225,6 +229,7 @@ class Stack:
         stop_s = self.settings.proc_stop_s
         port = self.settings.first_port + _PROC_OFFSET + number
         variables = {
+            **self._secrets(),
             **self.settings.proc_variables,
             **shared,
             **({} if self.options.slots is None else {"KDCUBE_SLOTS": str(self.options.slots)}),

@@ -252,18 +252,19 @@ class Attempt:
         if started.parent_turn_id is not None:
             before = await self._turn.until_done("proc.history", lambda: desk.turns.history(started.parent_turn_id))
             history = as_history(before)
+        grant = await desk.grants(seat.release.entry)
         if self._cancelled:
             return Cancelled()
         if self._stopped.done():
             return self._stopped.result()
-        grant = desk.grants(seat.release.entry)
         job = TurnJob(
             envelope=envelope,
             attempt=self._attempt,
             history=history,
             state=started.conversation_state,
             config=grant.config,
-            secrets=grant.secrets,
+            secrets=grant.secrets.values,
+            unreadable=grant.secrets.unreadable,
         )
         running = await self._hand_over(job, seat)
         if not isinstance(running, RunningTurn):

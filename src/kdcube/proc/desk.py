@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from kdcube.redis.epoch import EpochWatch
 from kdcube.redis.eventlog import EventLogs
 from kdcube.redis.queue import Queue
 from kdcube.redis.steer import Steers
+from kdcube.secrets.secrets import Granted
 from kdcube.telemetry.instruments import Instruments
 
 
@@ -21,7 +22,7 @@ class BundleGrant:
     """What a registry entry gives to the turns of its bundle."""
 
     config: dict[str, Any]
-    secrets: dict[str, str]
+    secrets: Granted
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,5 +36,5 @@ class Desk:
     steers: Steers
     epoch_watch: EpochWatch
     pool: HostPool
-    grants: Callable[[BundleEntry], BundleGrant]
+    grants: Callable[[BundleEntry], Awaitable[BundleGrant]]
     instruments: Instruments = field(default_factory=Instruments)

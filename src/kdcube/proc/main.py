@@ -42,6 +42,7 @@ from kdcube.proc.bundles.host import HostLimits
 from kdcube.proc.bundles.jobs import BundleUnavailable
 from kdcube.proc.bundles.pool import BundleLoadError, HostPool, open_host_pool
 from kdcube.proc.bundles.release import BundleRelease
+from kdcube.proc.bundles.sources.credentials import open_git_credentials
 from kdcube.proc.bundles.sources.git_source import open_git_store
 from kdcube.proc.bundles.watching import reload_on_change
 from kdcube.proc.desk import BundleGrant, Desk
@@ -68,6 +69,8 @@ from kdcube.redis.steer import Steers
 from kdcube.redis.subscriber import open_subscriber
 from kdcube.redis.traces import Traces
 from kdcube.redis.workers import Workers
+from kdcube.secrets.opening import open_secrets
+from kdcube.secrets.secrets import Secrets
 from kdcube.telemetry import failpoints
 from kdcube.telemetry.instruments import Instruments
 from kdcube.telemetry.logging import configure
@@ -91,6 +94,7 @@ class Proc:
         self.bundles: LiveBundles
         self.preparing: Preparing
         self.polling: Polling
+        self.secrets: Secrets
         self.worker: Worker
         self.pool: HostPool
         self.database: Database
@@ -133,7 +137,9 @@ class Proc:
             workers = Workers(connection, keys)
 
             instruments = Instruments()
-            git = stack.enter_context(open_git_store(service.home / "git", settings.git))
+            self.secrets = await enter(open_secrets(settings.secrets))
+            credentials = stack.enter_context(open_git_credentials(self.secrets))
+            git = stack.enter_context(open_git_store(service.home / "git", settings.git, credentials))
             environments = stack.enter_context(open_environments(service.home / "environments", settings.environments))
             folders = _folders(service.bundles, self.bundles.current)
             needed = [entry.id for entry in folders if await environments.ready(entry)]
@@ -246,6 +252,7 @@ class Proc:
                 pool=self.pool,
                 preparing=self.preparing,
                 worker=self.worker,
+                secrets=self.secrets,
                 tasks=[leading, self.pool.keeping],
             )
             leases.start()
@@ -316,13 +323,8 @@ class Proc:
         except BundleUnavailable:
             return 1
 
-    def _grant(self, entry: BundleEntry) -> BundleGrant:
-        secrets = {
-            name: self.settings.secrets[name].get_secret_value()
-            for name in entry.secrets
-            if name in self.settings.secrets
-        }
-        return BundleGrant(dict(entry.config), secrets)
+    async def _grant(self, entry: BundleEntry) -> BundleGrant:
+        return BundleGrant(dict(entry.config), await self.secrets.grant(entry))
 
     def _protection(self) -> EcsProtection | NoProtection:
         agent = self.settings.ecs_agent_uri

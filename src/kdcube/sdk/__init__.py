@@ -2,7 +2,7 @@
 
 from kdcube.sdk.bundle import Bundle, BundleError, OperationContext
 from kdcube.sdk.inbox import Inbox, Message
-from kdcube.sdk.secrets import SecretNotGranted
+from kdcube.sdk.secrets import SecretNotGranted, SecretUnavailable
 from kdcube.sdk.turn import Cancellation, Marker, StepStatus, Turn
 from kdcube.sdk.wire import HistoryItem, User
 
@@ -16,6 +16,7 @@ __all__ = [
     "Message",
     "OperationContext",
     "SecretNotGranted",
+    "SecretUnavailable",
     "StepStatus",
     "Turn",
     "User",

@@ -35,10 +35,11 @@ class OperationContext:
     user: User
     config: Mapping[str, Any] = field(default_factory=dict[str, Any])
     _secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    _unreadable: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
     def secret(self, name: str) -> str:
-        """A secret that the registry grants to this bundle. Raises SecretNotGranted."""
-        return read_secret(self._secrets, name)
+        """A secret that the registry grants to this bundle. Raises SecretNotGranted, SecretUnavailable."""
+        return read_secret(self._secrets, self._unreadable, name)
 
 
 MessageHandler = Callable[[Turn], Awaitable[str | None]]

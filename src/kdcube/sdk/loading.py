@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import sys
@@ -10,19 +11,24 @@ from pathlib import Path
 from types import ModuleType
 
 from kdcube.sdk.bundle import Bundle
+from kdcube.sdk.older import REMEDY, find_older
 
 
 class LoadError(Exception):
     """The bundle cannot be loaded; the message is one line, with file and line number where there is one.
 
-    ``reason`` is the same without them. Line numbers count from 1.
+    ``reason`` is the same without them, and ``remedy`` what to do where that is known. Line numbers count from 1.
     """
 
-    def __init__(self, reason: str, file: Path | None = None, line: int | None = None) -> None:
-        super().__init__(reason if file is None else f"{reason} ({file}, line {line})")
+    def __init__(
+        self, reason: str, file: Path | None = None, line: int | None = None, remedy: str | None = None
+    ) -> None:
+        where = "" if file is None else f" ({file}, line {line})"
+        super().__init__(f"{reason}{where}" + (f": {remedy}" if remedy else ""))
         self.reason = reason
         self.file = file
         self.line = line
+        self.remedy = remedy
 
 
 def load_bundle(path: str, module: str | None, registered_id: str | None = None) -> Bundle:
@@ -34,26 +40,36 @@ def load_bundle(path: str, module: str | None, registered_id: str | None = None)
     """
     source = Path(path).resolve()
     name, _, attribute = (module or "").partition(":")
-    attribute = attribute or "bundle"
+    try:
+        return _load(source, name, attribute or "bundle", registered_id)
+    except LoadError as error:
+        older = find_older(source, name)
+        if older is None:
+            raise
+        raise LoadError(f"a bundle of the older system: {older.what}", older.file, older.line, REMEDY) from error
+
+
+def _load(source: Path, name: str, attribute: str, registered_id: str | None) -> Bundle:
     try:
         loaded = _import(source, name)
     except LoadError:
         raise
     except (Exception, SystemExit) as error:  # an import may raise anything; all of it is reported
         raise _located(error, source) from error
-    where = getattr(loaded, "__file__", None) or str(source)
+    file = Path(getattr(loaded, "__file__", None) or source)
     found = getattr(loaded, attribute, None)
     if found is None:
-        raise LoadError(f'{where} defines no `{attribute}`: write `{attribute} = Bundle("name@version")` in it')
+        reason = f'{file.name} defines no `{attribute}`: write `{attribute} = Bundle("name@version")` in it'
+        raise LoadError(reason, file, 1)
+    line = line_of(attribute, file)
     if not isinstance(found, Bundle):
-        raise LoadError(f"{where}: `{attribute}` is a {type(found).__name__}, it must be a kdcube.sdk.Bundle")
+        raise LoadError(f"`{attribute}` is a {type(found).__name__}, it must be a kdcube.sdk.Bundle", file, line)
     if found.message_handler is None and not found.operations:
-        raise LoadError(f"{where}: the bundle registers nothing: add a function under `@{attribute}.on_message`")
+        raise LoadError(f"the bundle registers nothing: add a function under `@{attribute}.on_message`", file, line)
     if registered_id is not None and found.id != registered_id:
-        raise LoadError(
-            f"{where}: the code says Bundle({found.id!r}), the registry calls it {registered_id!r}; "
-            "give both the same id"
-        )
+        reason = f"the code says Bundle({found.id!r}), the registry calls it {registered_id!r}; give both the same id"
+        reason = f"{file.name}: {reason}"
+        raise LoadError(reason, file, line)
     return found
 
 
@@ -107,3 +123,24 @@ def _located(error: BaseException, source: Path) -> LoadError:
         if Path(frame.filename).is_relative_to(folder) and "site-packages" not in frame.filename
     ]
     return LoadError(reason, Path(own[-1].filename), own[-1].lineno) if own else LoadError(reason)
+
+
+def line_of(attribute: str, file: Path) -> int:
+    """Where the module says what ``attribute`` is; 1 where that does not show."""
+    try:
+        body = ast.parse(file.read_bytes()).body
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return 1
+    for node in body:
+        match node:
+            case ast.Assign(targets=targets):
+                names = [target.id for target in targets if isinstance(target, ast.Name)]
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                names = [name]
+            case ast.ImportFrom(names=aliases) | ast.Import(names=aliases):
+                names = [alias.asname or alias.name for alias in aliases]
+            case _:
+                continue
+        if attribute in names:
+            return node.lineno
+    return 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import traceback
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from kdcube.sdk.bundle import Bundle, BundleError, OperationContext
 from kdcube.sdk.inbox import Inbox, Message
 from kdcube.sdk.outlet import Outlet
+from kdcube.sdk.secrets import SecretUnavailable
 from kdcube.sdk.turn import Turn, json_value
 from kdcube.sdk.wire import (
     MAX_STATE_BYTES,
@@ -28,6 +29,7 @@ from kdcube.sdk.wire import (
 
 UNEXPECTED = "The assistant failed unexpectedly."
 """What the user is told when a handler raises something other than BundleError."""
+_UNAVAILABLE = "The assistant cannot work now: its secret {} cannot be read."
 
 
 class TurnRun:
@@ -105,7 +107,7 @@ async def run_call(bundle: Bundle, call: Call) -> Returned:
         handler = bundle.operations.get(call.operation)
         if handler is None:
             raise BundleError("unknown_operation", f"There is no operation {call.operation!r}.")
-        answer = await handler(OperationContext(call.user, call.config, call.secrets), call.data)
+        answer = await handler(OperationContext(call.user, call.config, call.secrets, call.unreadable), call.data)
         return Returned(call.call, json_value("the operation's answer", answer, MAX_STATE_BYTES))
     except (Exception, SystemExit) as raised:  # noqa: BLE001 - whatever a bundle raises ends its own call, reported
         error, detail = explain(raised)
@@ -117,17 +119,22 @@ _MAX_DETAIL_CHARS = 16_384
 
 def explain(error: BaseException) -> tuple[BundleError, str]:
     """What the user is told of ``error``, and its traceback for the operator when it was not meant for the user."""
-    if meant := _meant_for_user(error):
+    if meant := _of_kind(error, BundleError):
         return meant, ""
     detail = "".join(traceback.format_exception(error))[-_MAX_DETAIL_CHARS:]
+    if unavailable := _of_kind(error, SecretUnavailable):
+        return BundleError("secret_unavailable", _UNAVAILABLE.format(unavailable.name)), detail
     return BundleError("bundle_error", UNEXPECTED), detail
 
 
-def _meant_for_user(error: BaseException) -> BundleError | None:
-    if isinstance(error, BundleError):
+E = TypeVar("E", bound=Exception)
+
+
+def _of_kind(error: BaseException, kind: type[E]) -> E | None:
+    if isinstance(error, kind):
         return error
     if isinstance(error, BaseExceptionGroup):  # of an asyncio.TaskGroup in the handler
         for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            if meant := _meant_for_user(inner):
-                return meant
+            if found := _of_kind(inner, kind):
+                return found
     return None

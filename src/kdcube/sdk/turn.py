@@ -64,6 +64,7 @@ class Turn:
         self.cancelled = Cancellation()
         self.attachments: tuple[Any, ...] = ()
         self._secrets = start.secrets
+        self._unreadable = start.unreadable
         self._outlet = outlet
         self._citations = 0
 
@@ -129,8 +130,8 @@ class Turn:
         self._service("turn.usage", {"model": model, "input_tokens": input_tokens, "output_tokens": output_tokens})
 
     def secret(self, name: str) -> str:
-        """A secret that the registry grants to this bundle. Raises SecretNotGranted."""
-        return read_secret(self._secrets, name)
+        """A secret that the registry grants to this bundle. Raises SecretNotGranted, SecretUnavailable."""
+        return read_secret(self._secrets, self._unreadable, name)
 
     def _service(self, type_: str, data: Any) -> None:
         self._outlet.event(Service(self._outlet.turn, type_, json_value(type_, data)))

@@ -81,6 +81,8 @@ class StartTurn(_Message, frozen=True, tag=2):
     state: dict[str, Any]
     config: dict[str, Any]
     secrets: dict[str, str]
+    unreadable: dict[str, str] = {}
+    """Granted secrets that could not be read, with the reasons."""
 
 
 class Credit(_Message, frozen=True, tag=3):
@@ -123,6 +125,7 @@ class Call(_Message, frozen=True, tag=7):
     user: User
     config: dict[str, Any]
     secrets: dict[str, str]
+    unreadable: dict[str, str] = {}
 
 
 class CancelCall(_Message, frozen=True, tag=8):

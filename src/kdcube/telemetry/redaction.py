@@ -48,3 +48,23 @@ def redact_field(name: str, value: Any, depth: int = 0) -> Any:
     """The value of a field called ``name``."""
     hidden = _NAMES.search(name) is not None and not (value is None or isinstance(value, bool | int | float))
     return REDACTED if hidden else redact(value, depth)
+
+
+def looks_secret(value: Any, path: str = "", depth: int = 0) -> str | None:
+    """Where in plain data something stands that ``redact`` would hide, as ``models.api_key``; None: nowhere."""
+    if depth >= _DEPTH_MAX:
+        return None
+    fields: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[Any, Any]", value).items()
+    elif isinstance(value, list | tuple):
+        fields = enumerate(cast("Iterable[Any]", value))
+    elif isinstance(value, str) and redact_text(value) != value[:_TEXT_MAX_CHARS]:
+        return path
+    for name, field in fields:
+        inner = f"{path}.{name}" if path else str(name)
+        if isinstance(field, str) and field and _NAMES.search(str(name)):
+            return inner
+        if (found := looks_secret(field, inner, depth + 1)) is not None:
+            return found
+    return None

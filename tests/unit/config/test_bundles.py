@@ -42,7 +42,7 @@ def test_from_a_file(tmp_path):
     file = tmp_path / "bundles.json"
     file.write_text('{"bundles": {"a": {"path": "/a", "secrets": ["MODEL_KEY"]}}}')
     registry = read_bundles(Environment({"AGENTIC_BUNDLES_JSON": str(file)}))
-    assert registry.secret_names == {"MODEL_KEY"}
+    assert registry.secret_variables == {"MODEL_KEY"}
     with pytest.raises(ConfigurationError, match=r"cannot read .*absent"):
         read_bundles(Environment({"AGENTIC_BUNDLES_JSON": str(tmp_path / "absent")}))
     file.write_bytes(b"\xff")

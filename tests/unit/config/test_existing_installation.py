@@ -78,7 +78,6 @@ def test_what_means_nothing_here_is_told_once():
     _, proc = load_service(ProcSettings, "proc", environment(".env.proc"))
     assert ingress == [
         "APP_AV_SCAN: uploads are not scanned for viruses",
-        "AWS_REGION: nothing here calls AWS yet",
         "HEARTBEAT_INTERVAL: proc reads it",
         "LOG_DIR: logs go to standard error",
         "REDIS_PASSWORD: REDIS_URL says where Valkey is, with the password",

@@ -47,7 +47,8 @@ def test_what_is_given():
     assert (proc.slots, proc.turn_limit_s, proc.drain_timeout_s, proc.heartbeat_interval_s) == (4, 600, 6, 0.5)
     assert (service.instance_id, service.revision, service.log_level, service.port) == ("p1", "r2", "warning", 9000)
     assert (service.home, service.failpoints) == (Path("/data"), "a=error")
-    assert {name: value.get_secret_value() for name, value in proc.secrets.items()} == {"MODEL_KEY": "hunter2"}
+    key, empty = proc.secrets.variable("MODEL_KEY"), proc.secrets.variable("EMPTY")
+    assert key is not None and key.get_secret_value() == "hunter2" and empty is None
     assert "hunter2" not in repr(proc)
 
 

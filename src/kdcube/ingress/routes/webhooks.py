@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 import msgspec
 import structlog
 from starlette.requests import Request
@@ -23,11 +21,10 @@ from kdcube.gateway.reading import read_body
 from kdcube.postgres.audit import Actor
 from kdcube.postgres.release_records import Crowded, Release, Repeated
 from kdcube.postgres.releases import Releases
+from kdcube.secrets.secrets import Secrets
+from kdcube.secrets.vault import SecretUnreadable
 
 BODY_MAX_BYTES = 1024 * 1024
-
-Secret = Callable[[str], Awaitable[str | None]]
-"""The value of a secret by its name; None when it is not set."""
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -38,12 +35,12 @@ class WebhookRoutes:
     """
 
     def __init__(
-        self, live: LiveBundles, releases: Releases, wanting: Wanting, secret: Secret, addresses: Addresses
+        self, live: LiveBundles, releases: Releases, wanting: Wanting, secrets: Secrets, addresses: Addresses
     ) -> None:
         self._live = live
         self._releases = releases
         self._wanting = wanting
-        self._secret = secret
+        self._secrets = secrets
         self._addresses = addresses
 
     async def push(self, request: Request) -> Response:
@@ -53,10 +50,11 @@ class WebhookRoutes:
             raise NotFound("There is no webhook.", error="webhook_not_found")
         if not is_presented(request.headers):
             raise _not_genuine()
-        secret = await self._secret(entry.webhook_secret)
-        if not secret:
-            logger.error("webhook.secret_not_set", bundle=bundle_id, name=entry.webhook_secret)
-            raise Unavailable("The webhook's secret is not set.", error="webhook_not_ready")
+        try:
+            secret = await self._secrets.get(entry.webhook_secret)
+        except SecretUnreadable as error:
+            logger.error("webhook.secret_not_read", bundle=bundle_id, secret=entry.webhook_secret, reason=error.reason)
+            raise Unavailable("The webhook's secret cannot be read.", error="webhook_not_ready") from error
         body = await read_body(request, BODY_MAX_BYTES)
         if not is_genuine(request.headers, body, secret):
             logger.warning("webhook.not_genuine", bundle=bundle_id, address=str(self._addresses.of(request)))

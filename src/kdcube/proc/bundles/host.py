@@ -289,6 +289,7 @@ class BundleHost:
                 state=job.state,
                 config=job.config,
                 secrets=job.secrets,
+                unreadable=job.unreadable,
             )
         )
         if len(message) > wire.MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:

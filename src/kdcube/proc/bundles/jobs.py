@@ -31,14 +31,17 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class TurnJob:
-    """One attempt of a turn, ready to run. ``secrets`` are only those that the registry grants to the bundle."""
+    """One attempt of a turn, ready to run. ``secrets`` are only those that the registry grants to the bundle;
+    ``unreadable`` are those of them that could not be read, with the reasons.
+    """
 
     envelope: TurnEnvelope
     attempt: int
     history: list[HistoryItem] = field(default_factory=list[HistoryItem])
     state: dict[str, Any] = field(default_factory=dict[str, Any])
     config: dict[str, Any] = field(default_factory=dict[str, Any])
-    secrets: dict[str, str] = field(default_factory=dict[str, str])
+    secrets: dict[str, str] = field(default_factory=dict[str, str], repr=False)
+    unreadable: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from kdcube.proc.worker import Worker
 from kdcube.protocol.errors import KDCubeError
 from kdcube.redis.connection import Connection
 from kdcube.redis.epoch import EpochWatch
+from kdcube.secrets.secrets import Secrets
 
 
 @dataclass(slots=True)
@@ -35,6 +36,7 @@ class Probes:
     pool: HostPool
     preparing: Preparing
     worker: Worker
+    secrets: Secrets
     tasks: list[asyncio.Task[None]]
     """Work that runs as long as proc does: when one ends, proc is broken."""
 
@@ -73,6 +75,7 @@ class Probes:
                 for bundle in self.pool.status()
             ],
             "preparing": self.preparing.problems,
+            "unreadable_secrets": self.secrets.unreadable(),
         }
 
     async def failing(self) -> str | None:

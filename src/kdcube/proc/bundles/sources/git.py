@@ -51,6 +51,10 @@ class Git:
         self._stopping = stopping
         self._clock = clock
 
+    def signed_in(self, settings: GitSettings) -> Git:
+        """The same with other settings."""
+        return Git(self._address, settings, home=self._home, stopping=self._stopping, clock=self._clock)
+
     def run(
         self, *arguments: str, remote: bool = False, held_fd: int | None = None,
         git_dir: Path | None = None, too_large: Callable[[], str | None] = lambda: None,

@@ -49,6 +49,10 @@ class Repository:
         self._clock = clock
         self._git = Git(address, settings, home=self._folder, stopping=stopping, clock=clock)
 
+    def sign_in(self, settings: GitSettings) -> None:
+        """What is fetched from now on is fetched with these."""
+        self._git = self._git.signed_in(settings)
+
     def fetch(self, ref: str | None) -> str:
         """The commit that ``ref`` names now, checked out. A full commit that is here already is not asked for."""
         if ref is not None and _FULL.fullmatch(ref) and self._checkout(ref).is_dir():
@@ -74,6 +78,10 @@ class Repository:
             self._write(commit)
             self._collect(commit)
             return commit
+
+    def has(self, commit: str) -> bool:
+        """Whether it is checked out. Asks nobody."""
+        return self._checkout(commit).is_dir()
 
     def hold(self, commit: str) -> tuple[Path, Callable[[], None]] | None:
         """The folder of a commit, which stays until the second is called (again: nothing); None when it is not here."""
