@@ -9,7 +9,7 @@ from kdcube.config.bundles import BundleEntry
 _NOT_OF_HOSTS = frozenset(
     {
         *("name", "description", "required_user_type", "singleton", "git_url", "git_ref", "git_poll_s"),
-        *("webhook_secret", "config", "secrets", "max_attempts", "concurrency"),
+        *("webhook_secret", "git_token", "git_ssh_key", "config", "secrets", "max_attempts", "concurrency"),
         *("operation_timeout_s", "operation_concurrency"),
     }
 )
