@@ -1,5 +1,5 @@
-"""Connections whose requests are bounded before anybody looks at them: the head in size and time, and what still comes
-of a body that was answered before its end.
+"""Connections whose requests are bounded before anybody looks at them: the head in size and time, what stands between
+and behind the chunks of a body, and what still comes of one that was answered before its end.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ class BoundedHttp(HttpToolsProtocol):
         self._refusal = _BAD
         self._linger_timer: asyncio.TimerHandle | None = None
         self._lingering_bytes = 0
+        self._has_body = False
+        self._bodiless_bytes = 0
+        """Received in a row behind a head without any of the body: trailers, and what may stand between chunks."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         super().connection_made(transport)
@@ -64,7 +67,11 @@ class BoundedHttp(HttpToolsProtocol):
             if self._lingering_bytes > LINGER_MAX_BYTES:
                 self.transport.close()
                 return
+        self._has_body = False
         super().data_received(data)
+        self._bodiless_bytes = 0 if self._has_body or self._in_head else self._bodiless_bytes + len(data)
+        if self._bodiless_bytes > HEAD_MAX_BYTES:
+            self._end_body()
         if self._in_head and self._head_bytes > HEAD_MAX_BYTES and not self.transport.is_closing():
             self._refusal = _TOO_LARGE  # a field that does not end is not told of by the parser
             self.send_400_response("")
@@ -81,6 +88,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._grown(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if (
+            not self._in_head
+        ):  # a trailer, which no proxy has looked at: it must not pass for a header (RFC 9110, 6.5.1)
+            return
         super().on_header(name, value)
         self._grown(len(name) + len(value))
 
@@ -88,6 +99,10 @@ class BoundedHttp(HttpToolsProtocol):
         self._in_head = False
         self.unwatch()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._has_body = True
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -98,6 +113,16 @@ class BoundedHttp(HttpToolsProtocol):
         if self.cycle.more_body and not self.transport.is_closing():
             self._lingering_bytes = 0
             self._linger_timer = self.loop.call_later(self.linger_s, self.transport.close)
+
+    def _end_body(self) -> None:
+        """The parser keeps what comes, and nobody bounds it."""
+        if self.transport.is_closing():
+            return
+        if self.cycle.response_started:
+            self.transport.close()
+        else:
+            self._refusal = _TOO_LARGE
+            self.send_400_response("")
 
     def _unlinger(self) -> None:
         if self._linger_timer is not None:

@@ -183,3 +183,26 @@ async def test_problems_of_bodies_are_told_in_the_one_shape(bench: Any) -> None:
     alice = await bench.client("alice-token")
     told = refused(await alice.post("/sse/chat", content=json.dumps(body("x" * 2_000_000))), 413, "too_large")
     assert "1048576" in told["message"]
+
+
+async def test_a_trailer_is_no_header(port: int) -> None:
+    """Behind a proxy that takes tokens or addresses out of heads, and lets trailers pass."""
+    chunked = b"POST /sse/chat HTTP/1.1\r\nHost: test\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    chunked += b"%x\r\n%b\r\n0\r\n" % (len(content := json.dumps(body()).encode()), content)
+    for trailer, user in ((b"Authorization: Bearer root-token\r\n", b'"anonymous"'), (b"", b'"anonymous"')):
+        told = await answer(port, chunked + trailer + b"\r\n")
+        assert status(told) == 202 and b'"user_type":' + user in told
+    good = chunked.replace(b"Connection", b"Authorization: Bearer alice-token\r\nConnection")
+    told = await answer(port, good + b"Authorization: Bearer root-token\r\nIdempotency-Key: bad key\r\n\r\n")
+    assert status(told) == 202 and b'"registered"' in told
+
+
+@pytest.mark.parametrize("begin", [b"0\r\nX: ", b"1;x=", b"1\r\n{\r\n0\r\n"])
+async def test_what_is_no_body_takes_no_memory(port: int, begin: bytes) -> None:
+    """Trailers without end, and extensions of chunks, which the parser keeps or passes over."""
+    chunked = _SEND + b"Transfer-Encoding: chunked\r\n\r\n" + begin
+    then = b"x" * 65_536 if not begin.endswith(b"0\r\n") else b"X: y\r\n" * 10_000
+    before = psutil.Process().memory_info().rss
+    told = await answer(port, chunked, then=then)
+    assert not told or status(told) == 431
+    assert psutil.Process().memory_info().rss - before < 32 * 1024 * 1024

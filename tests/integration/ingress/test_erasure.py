@@ -66,6 +66,11 @@ async def test_administrators_and_nobody_else(bench):
     for query in ({}, {"user_id": ["a", "b"]}, {"user_id": "a\n"}):
         assert (await root.delete("/admin/users", params=query)).status_code == 400
     assert (await alice.delete("/admin/users", params={"user_id": "bob"})).status_code == 403
+    key = (await root.post("/api-keys", json={"name": "mine", "scopes": ["admin"]})).json()["key"]
+    program = await bench.client(key)
+    assert (await program.get("/admin/audit")).status_code == 200
+    for path in ("/admin/users/alice", "/admin/users?user_id=alice"):
+        assert (await program.delete(path)).json()["error"] == "insufficient_scope"
 
 
 async def test_an_anonymous_user(bench):

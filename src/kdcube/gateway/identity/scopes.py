@@ -55,6 +55,8 @@ ROUTES: Mapping[tuple[str, str], Scopes] = {
     ("POST", "/admin/api-keys"): NEVER,
     ("DELETE", "/me"): NEVER,
     ("GET", "/me/erasures/{erasure_id}"): NEVER,
+    ("DELETE", "/admin/users"): NEVER,
+    ("DELETE", "/admin/users/{user_id:path}"): NEVER,
 }
 UNDER: Mapping[str, Scopes] = {"/admin/": _ADMIN, "/monitoring/": _ADMIN}
 """Of all other routes that begin so. The handlers ask for an administrator themselves."""
