@@ -246,6 +246,8 @@ async def test_every_route_says_which_keys_it_takes(bench: Any) -> None:
         ("DELETE", "/api-keys/{key_id}"),
         ("POST", "/admin/api-keys"),
         ("DELETE", "/me"),
+        ("DELETE", "/admin/users"),
+        ("DELETE", "/admin/users/{user_id}"),
         ("GET", "/me/erasures/{erasure_id}"),
     }, "give each new route its scopes in gateway/identity/scopes.py, or name it here"
     assert scopes_for("GET", "/new") == scopes_for("PATCH", "/profile") == frozenset()
