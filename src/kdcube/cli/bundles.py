@@ -30,7 +30,7 @@ def check(path: Path, /, *, json: Annotated[bool, Parameter(negative="")] = Fals
     if not path.exists():
         raise InvalidInput("path", f"{path} does not exist: give the folder that holds bundle.py")
     settings = check_settings()
-    with open_environments(settings.home / "environments", settings.environments) as environments:
+    with open_environments(settings.home / "environments", settings.environments, quiet=True) as environments:
         found = asyncio.run(check_bundle(path, environments, output=sys.stderr.fileno()))
     if json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found)) + b"\n")

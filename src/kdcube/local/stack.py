@@ -93,7 +93,8 @@ class Stack:
         """Start everything and wait until it is ready. Raises KDCubeError, whose message is for the user."""
         self._check_ports()
         proxy = self._proxy() if self.options.proxy else None  # told at once what it lacks
-        with open_environments(self.home.path / "environments", self.settings.environments) as environments:
+        folder = self.home.path / "environments"
+        with open_environments(folder, self.settings.environments, quiet=True) as environments:
             registry = await assemble(self.settings.bundles, self.options.bundles, self.docs, environments)
         redis_url = self._start_valkey(supervisor)
         database_url = await self._start_postgres(supervisor)

@@ -52,11 +52,13 @@ class Interpreter:
 
 
 class Environments:
-    """What bundles run in."""
+    """What bundles run in. ``quiet`` logs nothing of what is built."""
 
     def __init__(
-        self, root: Path, settings: EnvironmentSettings, *, clock: Callable[[], float] = time.monotonic
+        self, root: Path, settings: EnvironmentSettings, *, quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
+        self._quiet = quiet
         self._settings = settings
         self._clock = clock
         self._stopping = threading.Event()
@@ -139,13 +141,16 @@ class Environments:
             store.record_resolution(name, installed)
         failpoint("proc.environment.built")
         store.finish(digest, environment, record(wanted, began))
-        _log.info("environment_built", bundle=bundle_id, environment=digest[:12], seconds=time.monotonic() - began)
+        if not self._quiet:
+            seconds = round(time.monotonic() - began, 3)
+            _log.info("environment_built", bundle=bundle_id, environment=digest[:12], seconds=seconds)
         store.collect()
         if store.cache_too_large():
             try:
                 uv.run("cache", "clean")
             except EnvironmentNotBuilt as error:  # the environment is there all the same
-                _log.warning("environments_cache_not_cleaned", reason=error.reason)
+                if not self._quiet:
+                    _log.warning("environments_cache_not_cleaned", reason=error.reason)
 
 
 def _let_go(building: asyncio.Future[Interpreter]) -> None:
@@ -178,8 +183,8 @@ def _platform() -> tuple[str, str]:
 
 
 @contextmanager
-def open_environments(root: Path, settings: EnvironmentSettings) -> Generator[Environments]:
-    environments = Environments(root, settings)
+def open_environments(root: Path, settings: EnvironmentSettings, *, quiet: bool = False) -> Generator[Environments]:
+    environments = Environments(root, settings, quiet=quiet)
     try:
         yield environments
     finally:
