@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 COPIED = ("Makefile", "pyproject.toml", "requirements", "README.md", "docs")
 SET_UP = (".venv", ".tools")
 """What `make up` would install from the network, which `make test` has done already."""
-_BLOCK = re.compile(r"^```([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```([^\n]+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PATIENCE_S = 90
 
 
@@ -44,27 +44,27 @@ class Newcomer:
         self.port = free_port(1, 10, 90, 91)
         self.first: Terminal | None = None
         self.printed = ""
-        self._exported = folder / "exported"
-        self._exported.touch()
-        self._env = {"PATH": os.defpath, "HOME": str(folder), "KDCUBE_PORT": str(self.port)}
+        self.exported = folder / "exported"
+        self.exported.touch()
+        self.env = {"PATH": os.defpath, "HOME": str(folder), "KDCUBE_PORT": str(self.port)}
 
     def run(self, commands: str) -> None:
         commands = commands.replace(":8010", f":{self.port}")
         if " up " in commands and "--detach" not in commands:
             self._start(commands)
             return
-        script = f". {self._exported}\n{commands}\nexport -p > {self._exported}\n"
+        script = f". {self.exported}\n{commands}\nexport -p > {self.exported}\n"
         done = subprocess.run(
-            ["bash", "-euc", script], cwd=self.clone, env=self._env, capture_output=True, text=True, timeout=_PATIENCE_S
+            ["bash", "-euc", script], cwd=self.clone, env=self.env, capture_output=True, text=True, timeout=_PATIENCE_S
         )
         self.printed = done.stdout
         assert done.returncode == 0, f"{commands}{done.stdout}{done.stderr}"
 
     def _start(self, commands: str) -> None:
         process = subprocess.Popen(
-            ["bash", "-euc", f". {self._exported}\nexec {commands}"],
+            ["bash", "-euc", f". {self.exported}\nexec {commands}"],
             cwd=self.clone,
-            env=self._env,
+            env=self.env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -93,7 +93,7 @@ def newcomer(tmp_path: Path) -> Iterator[Newcomer]:
 
 @pytest.mark.timeout(300)
 def test_every_command_of_the_tutorial(newcomer):
-    blocks = _BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text())
+    blocks = BLOCK.findall((ROOT / "docs" / "tutorial.md").read_text())
     assert {kind.split()[0] for kind, _ in blocks} == {"sh", "text", "python"}
     for kind, content in blocks:
         if kind == "sh":
