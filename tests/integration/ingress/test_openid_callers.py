@@ -154,6 +154,10 @@ async def test_another_sites_page_cannot_act_by_token_cookies(scene: Scene) -> N
     client.cookies.set("__Secure-LATC", scene.tokens("alice").access_token)
     theirs = {"Origin": "https://theirs.example", "Sec-Fetch-Site": "cross-site"}
     refused(await client.post("/sse/chat", json=body(), headers=theirs), 403, "cross_site")
+    for origin in ("https://theirs.example", "null", "http://test.theirs.example", "http://theirs.example//test"):
+        # An older browser says no more than that.
+        refused(await client.post("/sse/chat", json=body(), headers={"Origin": origin}), 403, "cross_site")
+    assert (await client.post("/sse/chat", json=body(), headers={"Origin": "http://test"})).status_code == 202
     assert (await client.post("/sse/chat", json=body())).status_code == 202
 
 

@@ -218,10 +218,15 @@ class Callers:
             raise Forbidden("Another site's page may not act for the user.", error="cross_site")
 
     def _refuse_cross_site(self, request: Request) -> None:
-        """A cookie comes along without the user's will: another site's page must not change anything by it."""
-        if request.method in _SAFE_METHODS or request.headers.get("sec-fetch-site") != "cross-site":
+        """A cookie comes along without the user's will: another site's page must not change anything by it.
+
+        Browsers that do not say how the page is related say where it is from.
+        """
+        came, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+        if request.method in _SAFE_METHODS or (came is None and origin is None):
             return
-        if not self._allows_origin(request.headers.get("origin", "")):
+        elsewhere = came == "cross-site" if came is not None else not _is_own(request, origin or "")
+        if elsewhere and not self._allows_origin(origin or ""):
             raise Forbidden("Another site's page may not act for the user.", error="cross_site")
 
 
@@ -235,6 +240,11 @@ def _check_scopes(request: Request, identity: Identity) -> None:
     if needed.isdisjoint(identity.scopes):
         remedy = f"it takes a key with the scope {' or '.join(sorted(needed))}" if needed else "it takes no API key"
         raise Forbidden(f"The API key is not for this: {remedy}.", error="insufficient_scope")
+
+
+def _is_own(request: Request, origin: str) -> bool:
+    """Whether a page of ``origin`` was served by the host that is asked."""
+    return origin.partition("//")[2] == request.headers.get("host")
 
 
 def _presented(request: Request) -> str | None:
