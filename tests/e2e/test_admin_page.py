@@ -25,7 +25,13 @@ async def test_the_commands_work(new_stack, connect):
     client = connect(stack)
     turn = (await client.sent())["task_id"]
     await client.ended(turn)
-    variables = {"PATH": "/usr/bin:/bin", "URL": stack.ingress[0], "TOKEN": "token-admin", "TURN": turn}
+    variables = {
+        "PATH": "/usr/bin:/bin",
+        "URL": stack.ingress[0],
+        "TOKEN": "token-admin",
+        "TURN": turn,
+        "BUNDLE": "echo@1.0.0",
+    }
 
     def run(command: str) -> dict[str, Any]:
         done = subprocess.run(["bash", "-c", command], env=variables, capture_output=True, text=True, timeout=30)
@@ -35,12 +41,20 @@ async def test_the_commands_work(new_stack, connect):
         return answer
 
     answers = [run(command) for command in COMMANDS]
-    shown, tried, patched, replaced, history, rolled, reset, audit, facts, revoked, picture = answers
+    shown, tried, patched, replaced, history, rolled, reset = answers[:7]
+    listed, entry, renamed, reloaded, release, releases, back = answers[7:14]
+    audit, facts, revoked, picture = answers[14:]
     assert (shown["version"], tried["valid"], patched["version"], replaced["version"]) == (0, True, 2, 3)
     assert tried["changes"] == patched["changes"] != []
     assert replaced["resolved"]["profile"] == "testing"
     assert [(one["version"], one["reason"]) for one in history["items"]] == [(3, None), (2, "evening"), (1, None)]
     assert (rolled["version"], reset["version"]) == (4, 5)
+    assert {item["bundle_id"] for item in listed["items"]} == {"docs@1.0.0", "echo@1.0.0"}
+    assert entry["valid"]
+    assert (renamed["release"]["reason"], reloaded["release"]["number"]) == ("nicer", 3)
+    assert release["release"]["entry"]["name"] == "Support"
+    assert [one["origin"] for one in releases["items"]] == ["reload", "update", "environment"]
+    assert (back["release"]["number"], "name" in back["release"]["entry"]) == (4, False)
     assert [one["act"] for one in audit["items"]] == ["gateway_config.patch"]
     assert (facts["turn_id"], facts["state"]) == (turn, "completed")
     assert revoked == {"status": "revoked", "ids": []}
