@@ -59,7 +59,8 @@ def told_by(line: str) -> str | None:
         case "bundle_unavailable":
             text = f"does not load, and takes no turns until it does: {said.reason}"
         case "host_lost":
-            text = f"its process ended ({said.reason}), and with it the turns that it ran; another one is started"
+            why = f"{said.reason}: {said.detail}" if said.detail else said.reason
+            text = f"its process ended ({why}), and with it the turns that it ran; another one is started"
         case _:
             return None
     return "\n".join(f"{said.bundle} | {part}" for part in text.split("\n"))

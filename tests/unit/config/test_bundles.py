@@ -83,6 +83,13 @@ def test_paths_are_relative_to_the_root():
         ),
         ({"bundles": {"a": {"path": "/a", "idle_limit_s": 9000}}}, "idle_limit_s is above"),
         ({"bundles": {"a": {"path": "/a", "required_user_type": "king"}}}, "required_user_type"),
+        ({"bundles": {"a": {"path": "/a", "memory_limit_mb": 64}}}, r"memory_limit_mb: is 64; give a whole number"),
+        ({"bundles": {"a": {"path": "/a", "cpu_limit": 0.5}}}, r"cpu_limit: is 0\.5; give a whole number from 1"),
+        ({"bundles": {"a": {"path": "/a", "process_limit": 1}}}, r"process_limit: is 1; give"),
+        (
+            {"bundles": {"a": {"path": "/a", "file_size_limit_mb": 9, "temp_limit_mb": 8}}},
+            "file_size_limit_mb is above temp_limit_mb",
+        ),
         ({"bundles": {"a": {"path": "/a", "secrets": ["A=B"]}}}, r"secrets\.0"),
         ({"bundles": {"a": {"path": "/a", "secrets": ["REDIS_URL"]}}}, "REDIS_URL, which no bundle is given"),
         ({"bundles": [1]}, "bundles"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from kdcube.proc.bundles.jobs import Delta, Step
-from kdcube.proc.log_writer import COALESCE_ABOVE, ClaimLost, LogWriter, OutputLimit
+from kdcube.proc.log_writer import COALESCE_ABOVE, ClaimLost, LogWriter, OutputLimit, UnfitEvent
 from kdcube.protocol.cursors import Position
 from kdcube.protocol.errors import EpochMismatch, KDCubeError, StoreUnavailable
 from kdcube.protocol.events import Fold, decode_body, split_line
@@ -159,6 +159,32 @@ async def test_a_log_that_takes_no_more_is_told_and_the_text_is_kept(
     await written.run([Delta(1, "said"), Delta(1, " too")])
     assert isinstance(written.failures[0], error)
     assert written.writer.fold.text() == "said too"
+
+
+async def test_more_than_a_log_may_hold_is_not_even_kept(written: Written) -> None:
+    """Events need no credit: a bundle may say them faster than Valkey takes them."""
+    step = Step(1, {"step": "s"}, {"x": "y" * 1_000_000})
+    for _ in range(20):
+        written.writer.write(step)
+    assert [type(failure) for failure in written.failures] == [OutputLimit]
+    assert len(written.writer._waiting) == 0
+
+
+async def test_a_batch_is_no_larger_than_valkey_should_take_at_once(written: Written) -> None:
+    await written.run([Step(1, {"step": str(n)}, {"x": "y" * 400_000}) for n in range(5)] + [Delta(1, "end")])
+    assert written.logs.batches == [2, 2, 2]
+    assert [decode_body(line).get("event") for line in written.logs.lines[:5]] == [{"step": str(n)} for n in range(5)]
+
+
+async def test_an_event_that_is_no_json_fails_the_turn(written: Written) -> None:
+    nested: list[object] = []
+    for _ in range(100_000):
+        nested = [nested]
+    for data in ({"x": object()}, {(1, 2): 3}, {"x": nested}):
+        one = Written()
+        await one.run([Delta(1, "said"), Step(1, {"step": "s"}, data), Delta(1, " too late")])
+        assert [type(failure) for failure in one.failures] == [UnfitEvent]
+        assert one.writer.fold.text() == "said"
 
 
 async def test_flush_gives_up_when_valkey_stays_away_but_loses_no_text(written: Written) -> None:

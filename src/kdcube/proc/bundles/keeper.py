@@ -35,11 +35,15 @@ LOOK_S = 0.1
 """Between two looks at memory and processes: what a program can take meanwhile is what it may overshoot."""
 LOOK_AT_FILES_S = 1.0
 LOOK_SHARE = 20
-"""Looking takes at most one part of so many of a core, whatever there is to look at."""
+"""Looking takes about one part of so many of a core, however much there is to look at ..."""
+LOOK_MAX_S = 1.0
+"""... but it waits no longer: what grows must not gain time by growing."""
 FILES_MAX = 200_000
 """In the private folder: more take too long to count, and to remove."""
 FREE_FILES = 8
 """A host with fewer descriptors left is full: the next connection or import may fail."""
+_MANY_MORE = 16
+_AHEAD = 10
 _END_S = 0.02
 _MB = 1024 * 1024
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -71,10 +75,20 @@ def main(arguments: list[str]) -> int:
         say(f"failed {error}")
         return 1
     say(f"born {host}")
+    _go_first()
     _let_go(status, *map(int, options["close"].split(",")))
     _keep(host, Watch(host, options), say)
     end_all()
     return 0
+
+
+def _go_first() -> None:
+    """A keeper does little, and must do it while its host takes all that it can get. Only root may say so."""
+    try:
+        os.setpriority(os.PRIO_PROCESS, 0, os.getpriority(os.PRIO_PROCESS, 0) - _AHEAD)
+    except OSError:
+        return
+    _write("/proc/self/autogroup", str(-_AHEAD))
 
 
 def _start(options: dict[str, str], program: list[str], prctl: Callable[..., int]) -> int:
@@ -154,7 +168,7 @@ def _keep(host: int, watch: Watch, say: Callable[[str], None]) -> None:
                 say(f"{word} {limit} {text}")
                 if word == "over":
                     return
-            look_at = now + max(LOOK_S, LOOK_SHARE * (time.monotonic() - now))
+            look_at = now + watch.pause_s()
         info = signal.sigtimedwait(waited_for, max(0.0, look_at - time.monotonic()))
         if info is not None and info.si_signo == signal.SIGTERM:
             return
@@ -179,10 +193,8 @@ def reap() -> Iterator[tuple[int, int]]:
 def end_all() -> None:
     """Returns when nothing is left below this process."""
     stopped: set[int] = set()
-    while new := [pid for pid, _ in below(os.getpid()) if pid not in stopped]:
-        for pid in new:  # what is stopped starts nothing more, so that whatever grows is overtaken
-            _signal(pid, signal.SIGSTOP)
-        stopped.update(new)
+    while _stop_more(stopped):
+        pass
     while True:
         for pid, _ in below(os.getpid()):
             _signal(pid, signal.SIGKILL)
@@ -193,6 +205,22 @@ def end_all() -> None:
         except ChildProcessError:
             return
         signal.sigtimedwait({signal.SIGCHLD}, _END_S)
+
+
+def _stop_more(stopped: set[int]) -> bool:
+    """Stops what is not yet, each before its children are listed: then it has no more, and what grows is overtaken."""
+    waiting = _children(os.getpid())[0]
+    seen: set[int] = set()
+    before = len(stopped)
+    while waiting:
+        pid = waiting.pop()
+        if pid not in seen:
+            seen.add(pid)
+            if pid not in stopped:
+                _signal(pid, signal.SIGSTOP)
+                stopped.add(pid)
+            waiting += _children(pid)[0]
+    return len(stopped) > before
 
 
 def _signal(pid: int, number: int) -> None:
@@ -274,9 +302,13 @@ class Watch:
         self._swaps = _field("/proc/meminfo", b"SwapTotal:") > 0
         self._pids: list[int] = []
         self._look_closely_at = self._look_at_files_at = 0.0
+        self._began_s = 0.0
+        self._tasks = 0
+        self._growing = False
 
     def look(self, now: float) -> Iterator[tuple[str, str, str]]:
         """What is over its limit: ``over`` or ``full``, the limit's name, and the figures."""
+        self._began_s = time.process_time()
         tasks, held = 0, 0
         self._pids.clear()
         for pid, threads in below(os.getpid()):
@@ -286,18 +318,26 @@ class Watch:
             if tasks > self._processes:  # the rest does not matter, and may be growing
                 yield "over", "process_limit", f"{tasks} or more processes and threads, of {self._processes}"
                 return
-        if held > self._memory and now >= self._look_closely_at:
+        self._growing, self._tasks = tasks > self._tasks + _MANY_MORE, tasks
+        if held > self._memory and now >= self._look_closely_at and not self._growing:
             # What processes share is counted for each of them; this counts it once, and takes longer.
             held = sum(map(self._own_share, self._pids))
-            self._look_closely_at = now + LOOK_SHARE * (time.monotonic() - now)
+            self._look_closely_at = now + self.pause_s()
             if held > self._memory:
                 many = f" in {len(self._pids)} processes" if len(self._pids) > 1 else ""
                 yield "over", "memory_limit", f"{held // _MB} MB{many}, of {self._memory // _MB}"
                 return
         if now >= self._look_at_files_at:
-            began = time.monotonic()
             yield from self._look_at_files()
-            self._look_at_files_at = now + max(LOOK_AT_FILES_S, LOOK_SHARE * (time.monotonic() - began))
+            self._look_at_files_at = now + max(LOOK_AT_FILES_S, LOOK_SHARE * self.took_s())
+
+    def took_s(self) -> float:
+        """CPU time of the last look: time that others took from it does not count."""
+        return time.process_time() - self._began_s
+
+    def pause_s(self) -> float:
+        """Until the next look: soon, while processes become more."""
+        return LOOK_S if self._growing else min(max(LOOK_S, LOOK_SHARE * self.took_s()), LOOK_MAX_S)
 
     def _held(self, pid: int) -> int:
         try:

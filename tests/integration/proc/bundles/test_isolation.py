@@ -278,6 +278,14 @@ async def test_hosts_are_put_on_as_many_cores_as_they_may_use(open_hosts, write_
         assert run.answer == f"1 {os.nice(0) + 5}"
 
 
+async def test_a_host_gets_no_new_rights(open_hosts, write_bundle):
+    path = write_bundle(bad("return open('/proc/self/status').read() + open('/proc/self/oom_score_adj').read()"))
+    async with open_hosts(path) as hosts:
+        run, _ = await hosts.outcome(job())
+    assert "NoNewPrivs:\t1" in run.answer
+    assert int(run.answer.split()[-1]) >= 500
+
+
 async def test_a_keeper_that_is_killed_takes_its_host_with_it(open_hosts, write_bundle):
     path = write_bundle(bad("os.kill(os.getppid(), 9)\n    await turn.inbox.get()"))
     async with open_hosts(path) as hosts:

@@ -1,6 +1,6 @@
 import pytest
 
-from kdcube.proc.bundles.output import LINES_PER_S, MAX_LINE_BYTES, OutputLines
+from kdcube.proc.bundles.output import BYTES_PER_S, LINES_PER_S, MAX_LINE_BYTES, OutputLines
 
 pytestmark = pytest.mark.anyio
 
@@ -39,6 +39,38 @@ async def test_flood_is_counted_not_kept():
     captured.output.data_received(b"after\n")
     assert captured.dropped == [20]
     assert captured.lines[-1] == "after"
+
+
+class Pipe:
+    def __init__(self) -> None:
+        self.reading = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+
+async def test_what_is_printed_beyond_the_limit_waits_until_it_is_read():
+    captured, pipe = Captured(), Pipe()
+    captured.output.connection_made(pipe)
+    captured.output.data_received(b"x" * (BYTES_PER_S + 1))
+    assert not pipe.reading
+    captured.output.finish()
+    assert pipe.reading
+    captured.output.data_received(b"x" * (BYTES_PER_S + 1) + b"\nlast\n")
+    assert pipe.reading
+    assert captured.lines[-1] == "last"
+
+
+async def test_a_line_whose_beginning_was_left_out_is_left_out():
+    captured = Captured()
+    captured.output.data_received(b"line\n" * LINES_PER_S + b"out\nbegin")
+    captured.now = 1.0
+    captured.output.data_received(b"ning\nafter\n")
+    assert captured.dropped == [2]
+    assert captured.lines[LINES_PER_S:] == ["after"]
 
 
 async def test_bytes_that_are_no_text():
