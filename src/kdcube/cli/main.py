@@ -48,6 +48,7 @@ def create_app() -> cyclopts.App:
     bundles.command("kdcube.cli.bundles:check", name="check", help="Load a bundle, and tell what is wrong with it.")
     for name, summary in _REGISTRY_COMMANDS.items():
         bundles.command(f"kdcube.cli.registry:{name.replace('list', 'list_')}", name=name, help=summary)
+    bundles.command("kdcube.cli.bundles_bake:bake", name="bake", help="Write an image of proc with its bundles inside.")
     app.command(bundles)
     config = cyclopts.App(name="config", help="Check and show the gateway's configuration.")
     for name, summary in _CONFIG_COMMANDS.items():
