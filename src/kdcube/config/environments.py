@@ -34,6 +34,8 @@ class EnvironmentSettings:
     """KDCUBE_ENVIRONMENTS_MAX_BYTES: of one, and of all that nobody runs."""
     max_processes: int = 256
     """Of one build."""
+    max_memory_bytes: int = 4 << 30
+    """Of all processes of one build."""
     baked: Path | None = None
     """KDCUBE_BAKED_ENVIRONMENTS: a folder with environments that were built before; never written."""
     indexes: Mapping[str, SecretStr] = field(default_factory=dict[str, SecretStr])

@@ -199,6 +199,12 @@ async def test_locks_in_other_formats(open_, write, index):
             {"pyproject__toml": project("a", more='[tool.uv.sources]\na = { path = "../a" }\n')},
             r"a has a source.*line 6",
         ),
+        ({"pyproject__toml": project("a", more='[[tool.uv.index]]\nurl = "https://h/"\n')}, r"has index: lock it"),
+        ({"pyproject__toml": project("a", more='[tool.uv.sources]\na = { index = "x" }\n')}, r"a has an index of its"),
+        (
+            {"pyproject__toml": project("a"), "uv__lock": "version = 1\n"},
+            r"older than pyproject.toml and lacks a:.*uv.lock",
+        ),
         ({"requirements__txt": "alpha\n--index-url https://h/\n"}, r"--index-url is not for bundles.*line 2\)"),
         ({"requirements__txt": "alpha \\\n  >1\n-e .\n"}, r"-e is not for bundles.*line 3\)"),
         ({"requirements__txt": "./a.whl\n"}, r"'./a.whl'.*line 1\)"),
@@ -355,6 +361,11 @@ while not os.path.exists(PLACE) or not open(PLACE).read():
     [
         ("time.sleep(3600)", {"timeout_s": 4.0}, r"longer than 4 s \(KDCUBE_ENVIRONMENT_TIMEOUT_SEC\)"),
         ("[os.fork() for _ in range(8)]; time.sleep(3600)", {"max_processes": 40}, "more than 40 processes"),
+        (
+            "held = bytearray(os.urandom(1 << 20) * 400); time.sleep(3600)",
+            {"max_memory_bytes": 300 << 20},
+            "300 MiB of memory",
+        ),
         ("open('big', 'wb').write(bytes(8 << 20))", {"max_bytes": 4 << 20}, r"(?i)too large|larger than"),
         ("sys.exit('no ' + 'words ' * 100_000)", {}, r"(?s)no words"),
     ],

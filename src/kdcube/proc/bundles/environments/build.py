@@ -21,6 +21,7 @@ from kdcube.proc.bundles.environments.failure import EnvironmentNotBuilt
 from kdcube.proc.bundles.environments.locked import (
     OURS,
     as_requirements,
+    check_lock,
     check_packages,
     requirements_without_ours,
     without_ours,
@@ -68,6 +69,7 @@ def _packages(wanted: Wanted, uv: Uv, work: Path, settings: EnvironmentSettings)
     only_wheels = ("--no-build",) if settings.no_build else ()
     match wanted.kind:
         case Kind.UV_LOCK:
+            check_lock(wanted.texts["uv.lock"], wanted.file, wanted.texts["pyproject.toml"])
             uv.run(
                 *("export", "--frozen", "--no-default-groups", "--no-emit-project", "--no-emit-package", OURS),
                 *("--format", "pylock.toml", "--output-file", str(pylock), "--python", sys.executable),

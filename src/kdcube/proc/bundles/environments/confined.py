@@ -1,8 +1,9 @@
-"""``python -I -S confined.py PROCESSES BYTES SECONDS PROGRAM …``: runs a program with all that it starts in bounds.
+"""``python -I -S confined.py PROCESSES MEMORY BYTES SECONDS PROGRAM …``: a program with all that it starts in bounds.
 
 Code of packages may run while they are built. Whatever it starts, also what leaves its session or its parent, comes
 back to this process and ends with it: when the program has ended, at SIGTERM, and when whoever started this is gone.
-Its exit code is the program's; 125 says that it was more than PROCESSES. Only the standard library is here.
+Its exit code is the program's; 125 says that it was more than PROCESSES, or held more than MEMORY bytes. Only the
+standard library is here.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ import signal
 import sys
 from pathlib import Path
 
-TOO_MANY = 125
+TOO_MUCH = 125
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
-_LOOK_S = 0.2
+_LOOK_S = 0.5
+_PAGE_BYTES = resource.getpagesize()
 _NICE = 10
 _OPEN_FILES = 4096
 
 
 def main() -> int:
-    processes, file_bytes, seconds = map(int, sys.argv[1:4])
+    processes, memory_bytes, file_bytes, seconds = map(int, sys.argv[1:5])
     awaited = {signal.SIGTERM, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     parent = os.getppid()
@@ -37,9 +39,9 @@ def main() -> int:
             prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, awaited)
             _limit(file_bytes, seconds)
-            os.execv(sys.argv[4], sys.argv[4:])  # noqa: S606
+            os.execv(sys.argv[5], sys.argv[5:])  # noqa: S606
         except OSError as error:
-            print(f"{sys.argv[4]}: {error.strerror}", file=sys.stderr, flush=True)
+            print(f"{sys.argv[5]}: {error.strerror}", file=sys.stderr, flush=True)
         finally:
             os._exit(126)
     code = None
@@ -47,11 +49,15 @@ def main() -> int:
         heard = signal.sigtimedwait(awaited, _LOOK_S)
         if heard is not None and heard.si_signo == signal.SIGTERM:
             code = 128 + signal.SIGTERM
-        elif len(_descendants()) > processes:
-            print(f"it starts more than {processes} processes", file=sys.stderr, flush=True)
-            code = TOO_MANY
         else:
             code = _reaped(program)
+            found = {} if code is not None else _descendants()
+            if len(found) > processes:
+                print(f"it starts more than {processes} processes", file=sys.stderr, flush=True)
+                code = TOO_MUCH
+            elif sum(found.values()) > memory_bytes:
+                print(f"it holds more than {memory_bytes >> 20} MiB of memory", file=sys.stderr, flush=True)
+                code = TOO_MUCH
     _end_all()
     return code
 
@@ -81,18 +87,21 @@ def _reaped(program: int) -> int | None:
             return code if code >= 0 else 128 - code
 
 
-def _descendants() -> list[int]:
+def _descendants() -> dict[int, int]:
+    """Process ids, and the bytes that each holds in memory."""
     children: dict[int, list[int]] = {}
+    held: dict[int, int] = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
             fields = (place / "stat").read_bytes().rpartition(b")")[2].split()
         except OSError:
             continue
         children.setdefault(int(fields[1]), []).append(int(place.name))
+        held[int(place.name)] = int(fields[21]) * _PAGE_BYTES
     found = children.get(os.getpid(), [])
     for pid in found:  # it grows meanwhile
         found += children.get(pid, [])
-    return found
+    return {pid: held[pid] for pid in found}
 
 
 def _end_all() -> None:

@@ -33,6 +33,18 @@ def _name(line: str) -> str:
     return re.sub(r"[-_.]+", "-", found[0]).lower() if found else ""
 
 
+def check_lock(lock: bytes, lock_file: Path, project: bytes) -> None:
+    """Raises EnvironmentNotBuilt when a ``uv.lock`` lacks what its project asks for by now. Versions are not looked at:
+    the lock decides about them.
+    """
+    asked = parsed(lock_file.with_name("pyproject.toml"), project).get("project", {}).get("dependencies", [])
+    known = {_name(str(package.get("name"))) for package in parsed(lock_file, lock).get("package", [])}
+    for requirement in asked:
+        if isinstance(requirement, str) and _name(requirement) not in known | {OURS}:
+            what = f"it is older than pyproject.toml and lacks {_name(requirement)}: uv lock writes it again"
+            raise EnvironmentNotBuilt(what, lock_file)
+
+
 def check_packages(text: bytes, file: Path) -> list[dict[str, Any]]:
     """The packages of a ``pylock.toml``, ours left out. Raises EnvironmentNotBuilt for one that has no hashes."""
     document = parsed(file, text)

@@ -25,6 +25,8 @@ from kdcube.proc.bundles.environments.failure import EnvironmentNotBuilt
 from kdcube.proc.bundles.environments.mark import RECORD
 from kdcube.proc.bundles.sources.checkout import remove_checkout
 
+KEPT_RESOLUTIONS = 256
+"""The newest ones; each is a few KB."""
 KEPT_ENVIRONMENTS = 8
 """That stay though nothing runs them, for going back; the newest ones."""
 MIN_FREE_BYTES = 256 << 20
@@ -110,7 +112,10 @@ class EnvironmentStore:
         for place in (self._resolutions, self._settings.baked and self._settings.baked / "resolutions"):
             with suppress(OSError):
                 if place is not None:
-                    return (place / name).read_bytes()
+                    text = (place / name).read_bytes()
+                    with suppress(OSError):
+                        os.utime(place / name)  # the newest, as it is wanted now
+                    return text
         return None
 
     def record_resolution(self, name: str, text: bytes) -> None:
@@ -122,6 +127,9 @@ class EnvironmentStore:
             file.flush()
             os.fsync(file.fileno())
         written.replace(place)
+        resolutions = sorted(self._resolutions.glob("[0-9a-f]*"), key=_modified, reverse=True)
+        for old in resolutions[KEPT_RESOLUTIONS:]:
+            old.unlink(missing_ok=True)
 
     # ---- what is not needed any more
 
@@ -130,7 +138,7 @@ class EnvironmentStore:
         for leftover in self._built.glob(".leaving-*"):
             with suppress(OSError):  # somebody else is at it
                 remove_checkout(leftover)
-        folders = sorted(self._built.glob("[0-9a-f]*"), key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
+        folders = sorted(self._built.glob("[0-9a-f]*"), key=_modified, reverse=True)
         unused_bytes = kept = 0
         for folder in folders:
             held = self._hold_alone(folder)
@@ -192,6 +200,14 @@ def size_of(folder: Path) -> int:
             with suppress(OSError):
                 size += os.lstat(os.path.join(place, name)).st_size  # noqa: PTH118 - there may be 100,000
     return size
+
+
+def _modified(place: Path) -> int:
+    """0 for what somebody else has just removed."""
+    try:
+        return place.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _recorded_bytes(folder: Path) -> int:

@@ -52,7 +52,7 @@ class Uv:
         The lock is held by uv as well, so that it is held until uv has ended, whatever becomes of this process.
         """
         settings = self._settings
-        bounds = (settings.max_processes, settings.max_bytes, int(settings.timeout_s) + 1)
+        bounds = (settings.max_processes, settings.max_memory_bytes, settings.max_bytes, int(settings.timeout_s) + 1)
         try:
             process = subprocess.Popen(
                 [

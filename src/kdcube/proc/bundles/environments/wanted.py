@@ -28,6 +28,10 @@ _ELSEWHERE = re.compile(
 _PUBLISH = "bundles get their packages from indexes: publish it there, or put its code beside bundle.py"
 
 
+_INDEXES = ("index", "index-url", "extra-index-url", "find-links", "no-index")
+_NO_INDEX = "lock it (uv lock), or have the index given to the installation (UV_DEFAULT_INDEX, UV_INDEX)"
+
+
 class Kind(StrEnum):
     """By what is decided, the most exact first."""
 
@@ -166,9 +170,14 @@ def _check_project(file: Path, text: bytes, said: Mapping[str, Any]) -> None:
     sources = cast("dict[str, Any]", settings).get("sources") if isinstance(settings, dict) else None
     for name, source in (cast("dict[str, Any]", sources) if isinstance(sources, dict) else {}).items():
         each = cast("list[Any]", source) if isinstance(source, list) else [source]
-        if any(not isinstance(one, dict) or not {"index", "url"}.intersection(cast("Any", one)) for one in each):
-            line = _line_of(text, name, after="[tool.uv.sources]")
+        line = _line_of(text, name, after="[tool.uv.sources]")
+        if any(isinstance(one, dict) and "index" in one for one in each):
+            raise EnvironmentNotBuilt(f"{name} has an index of its own: {_NO_INDEX}", file, line)
+        if any(not isinstance(one, dict) or "url" not in one for one in each):
             raise EnvironmentNotBuilt(f"{name} has a source that is no index: {_PUBLISH}", file, line)
+    named = [name for name in _INDEXES if isinstance(settings, dict) and name in settings]
+    if named:
+        raise EnvironmentNotBuilt(f"[tool.uv] has {named[0]}: {_NO_INDEX}", file, _line_of(text, named[0]))
 
 
 def logical_lines(text: bytes) -> Iterator[tuple[int, str]]:
