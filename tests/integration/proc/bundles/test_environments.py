@@ -537,11 +537,17 @@ async def test_a_full_disk_is_told(open_, write, monkeypatch, tmp_path):
         await prepared(environments, folder)
 
 
-async def test_baked_environments_are_taken_and_nothing_is_written(open_, write, tmp_path):
+async def test_baked_environments_are_taken_and_nothing_is_written(open_, write, tmp_path, index):
     folder = write(requirements__txt="alpha<2\n")
-    with open_() as environments:
-        assert await has(environments, folder) == "1.0"
-    (tmp_path / "environments").rename(tmp_path / "baked")
+    registry = {"bundles": {"mine@1": {"path": folder}, "plain@1": {"path": write("plain", bundle__py="")}}}
+    variables = {"UV_DEFAULT_INDEX": f"{index.url}/simple/", "AGENTIC_BUNDLES_JSON": json.dumps(registry)}
+    command = [sys.executable, "-m", "kdcube.proc.bundles.environments", str(tmp_path / "baked")]
+    done = await asyncio.to_thread(
+        lambda: subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "plain@1: names no packages" in done.stdout
+    assert sorted(place.name for place in (tmp_path / "baked").iterdir()) == ["built", "locks", "resolutions"]
     with open_(baked=tmp_path / "baked", indexes={}, offline=True) as environments:
         assert await environments.ready(BundleEntry(id="mine@1", path=folder))
         assert await has(environments, folder) == "1.0"
