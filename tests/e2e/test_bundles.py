@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -30,8 +30,7 @@ async def answer(turn):
     logging.getLogger("mine").warning("VERSION logs %s", turn.text)
     await turn.delta("VERSION ")
     if turn.text == "hold":
-        while not Path("GATE").exists():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(Path("GATE").read_text)  # until somebody opens its other end
         await turn.delta("VERSION")
     if turn.text == "fail":
         raise RuntimeError("VERSION fails")
@@ -71,11 +70,17 @@ class Author:
         self.stack = stack
         self.file = folder / "bundle.py"
         self.gate = folder.parent / "gate"
+        os.mkfifo(self.gate)
         folder.mkdir()
         self.terminal: Terminal
 
     def write(self, version: str, code: str = BUNDLE) -> None:
         self.file.write_text(code.replace("VERSION", version).replace("GATE", str(self.gate)))
+
+    def let_go(self) -> None:
+        """Whoever still waits at the gate, if anybody does."""
+        with suppress(OSError):
+            os.close(os.open(self.gate, os.O_WRONLY | os.O_NONBLOCK))
 
     def ask(self, turn_id: str, text: str = "") -> str:
         self.send(turn_id, text or turn_id)
@@ -105,7 +110,7 @@ def writing(place: Path, *args: str, **variables: str) -> Iterator[Author]:
         try:
             yield author
         finally:
-            author.gate.touch()
+            author.let_go()
             os.killpg(process.pid, signal.SIGINT)
             assert process.wait(timeout=_PATIENCE_S) == 0
 
@@ -123,7 +128,7 @@ def test_what_is_saved_is_what_the_next_turn_runs(author):
         author.write("two")
         said("reloaded in ")
         assert author.ask("second") == "two "
-        author.gate.touch()
+        author.gate.write_text("")
         rest = list(events)
     assert [event["delta"]["text"] for event in rest if event["type"] == "chat.delta"] == ["one"]
 
@@ -131,7 +136,7 @@ def test_what_is_saved_is_what_the_next_turn_runs(author):
     author.write("broken", BUNDLE + "def nothing(:\n")
     line = said("does not load, the version before goes on")
     assert line.startswith("mine@1.0.0 | ")
-    assert f"SyntaxError: invalid syntax ({author.file}, line 19)" in line
+    assert f"SyntaxError: invalid syntax ({author.file}, line 18)" in line
     assert author.ask("third") == "two "
     author.write("two")
     said("is again what runs")

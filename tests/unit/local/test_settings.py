@@ -41,3 +41,10 @@ def test_services_see_what_they_document_and_nothing_else():
 def test_a_port_without_room_for_the_others_is_refused(port):
     with pytest.raises(ConfigurationError, match="KDCUBE_PORT"):
         load(LocalSettings, {"KDCUBE_PORT": port})
+
+
+@pytest.mark.parametrize(
+    ("provider", "signs_in"), [("oidc", True), (" Cognito ", True), ("simple", False), ("none", False)]
+)
+def test_people_sign_in_at_every_openid_provider(provider, signs_in):
+    assert load(LocalSettings, {"AUTH_PROVIDER": provider}).signs_in is signs_in
