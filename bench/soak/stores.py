@@ -24,7 +24,7 @@ KEYS = Keys("bench", "main")
 PREFIX = KEYS.channel_prefix.removesuffix("c:").encode()
 TTL_S = {
     "done": DONE_TTL_S, "log": LOG_TTL_S, "logmeta": LOG_TTL_S, "feed": 24 * 3600, "live": 24 * 3600, "rate": 3600,
-    "source": RedisSection().sse_stats_ttl_seconds, "addressrate": 3600, "opened": 120,
+    "source": RedisSection().sse_stats_ttl_seconds, "addressrate": 3600, "opened": 120, "publiccalls": 60,
 }  # fmt: skip
 """Kinds of keys of which there are many, and how long they live after their last use."""
 _OF_TURNS = ("done", "log", "logmeta")

@@ -72,6 +72,10 @@ class BundleEntry(BaseModel):
     """What the private folder of one process of the bundle may hold, with files that are deleted but open."""
     required_user_type: UserType | None = None
     """The least class of users that may use it; None: everybody."""
+    operation_timeout_s: Number = Field(default=60.0, gt=0, le=600)
+    """An operation that takes longer is stopped."""
+    operation_concurrency: Whole | None = Field(default=None, ge=1, le=10_000)
+    """Operations of the bundle at once in one proc; None: as many as proc takes on in all."""
     git_url: str | None = Field(default=None, validation_alias=AliasChoices("git_url", "repo"), repr=False)
     """Where its code is fetched from when there is no ``path``."""
     git_ref: str | None = Field(default=None, validation_alias=AliasChoices("git_ref", "ref"))

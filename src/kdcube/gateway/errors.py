@@ -92,6 +92,30 @@ class TooSlow(RequestError):
     word = "too_slow"
 
 
+class Unprocessable(RequestError):
+    """The request is understood, and what it asks for cannot be done."""
+
+    word = "unprocessable"
+
+
+class Failed(RequestError):
+    """It failed here."""
+
+    word = "failed"
+
+
+class BadGateway(RequestError):
+    """Who was to do it did not."""
+
+    word = "bad_gateway"
+
+
+class TimedOut(RequestError):
+    """It was not done in time."""
+
+    word = "timeout"
+
+
 class RateLimited(RequestError):
     """Too many requests."""
 
@@ -154,8 +178,12 @@ _STATUS: dict[type[RequestError], int] = {
     PreconditionRequired: 428,
     TooLarge: 413,
     TooSlow: 408,
+    Unprocessable: 422,
     RateLimited: 429,
+    Failed: 500,
+    BadGateway: 502,
     Unavailable: 503,
+    TimedOut: 504,
 }
 
 _DEPENDENCIES = {

@@ -18,7 +18,7 @@ import msgspec
 from kdcube.proc.bundles.content import bundle_files
 from kdcube.proc.bundles.environments.mark import decided_by
 from kdcube.sdk import Bundle
-from kdcube.sdk.loading import LoadError, line_of, load_bundle
+from kdcube.sdk.loading import LoadError, line_of, load_bundle, load_operations
 
 
 class Handler(msgspec.Struct, frozen=True):
@@ -68,6 +68,7 @@ def inspect_bundle(path: Path) -> Found:
     broken = list(_unreadable(path))
     try:
         bundle = load_bundle(str(path), None)
+        load_operations(bundle)
     except LoadError as error:
         remedy = error.remedy or _remedy(error.__cause__)
         reason = Problem(error.reason, error.file and str(error.file), error.line, remedy)
@@ -89,7 +90,7 @@ def _place(path: Path) -> tuple[str | None, int | None]:
 
 
 def _described(bundle: Bundle) -> Loaded:
-    operations = {name: _handler(operation) for name, operation in bundle.operations.items()}
+    operations = {name: _handler(operation.handler) for name, operation in bundle.operations.items()}
     answer = bundle.message_handler
     return Loaded(bundle.id, bundle.max_attempts, None if answer is None else _handler(answer), operations)
 

@@ -26,15 +26,16 @@ _FOR_ALL = (
     *("GATEWAY_CONFIG_JSON", "GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP", "KDCUBE_STORAGE_PATH", "LOG_LEVEL"),
     *("KDCUBE_REVISION", "KDCUBE_FAILPOINTS"),
 )
-_FOR_INGRESS = (
-    *("AUTH_PROVIDER", "IDP_DB_PATH", "KDCUBE_ANONYMOUS", "CORS_CONFIG", "KDCUBE_KEEPALIVE_SEC"),
+_FOR_INGRESS = ("KDCUBE_KEEPALIVE_SEC",)
+_FOR_CALLERS = (
+    *("AUTH_PROVIDER", "IDP_DB_PATH", "KDCUBE_ANONYMOUS", "CORS_CONFIG"),
     *("ID_TOKEN_HEADER_NAME", "AUTH_TOKEN_COOKIE_NAME", "ID_TOKEN_COOKIE_NAME"),
     *("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_AUDIENCE", "OIDC_ROLES_CLAIM", "OIDC_ALGORITHMS", "OIDC_CLOCK_SKEW_SEC"),
     *("COGNITO_REGION", "COGNITO_USER_POOL_ID", "COGNITO_APP_CLIENT_ID", "COGNITO_SERVICE_CLIENT_ID", "COGNITO_ISSUER"),
 )
 _SIGNING_IN = (AuthProvider.OIDC, AuthProvider.COGNITO)
 _FOR_SIGNING_IN = ("PROXYLOGIN_ENCRYPTION_KEYS", "PROXYLOGIN_PUBLIC_URL")
-"""What ingress must know of it as well."""
+"""What all services must know of it."""
 _FOR_PROXYLOGIN = (
     *("OIDC_CLIENT_SECRET", "OIDC_SCOPES", "PROXYLOGIN_RETURN_URL", "PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_IDLE_SEC"),
     "PROXYLOGIN_GRACE_SEC",
@@ -117,11 +118,14 @@ class LocalSettings:
             ingress_stop_s=environment.seconds("INGRESS_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=3_600),
             proc_stop_s=environment.seconds("PROC_CONTAINER_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=86_400),
             ingress_variables=_chosen(
-                environment, (*_FOR_ALL, *_FOR_INGRESS, *_FOR_SIGNING_IN, *_FOR_SECRETS, *bundles.webhook_variables)
+                environment,
+                (*_FOR_ALL, *_FOR_CALLERS, *_FOR_INGRESS, *_FOR_SIGNING_IN, *_FOR_SECRETS, *bundles.webhook_variables),
             ),
             proxylogin_stop_s=environment.seconds("PROXYLOGIN_STOP_TIMEOUT_SEC", _STOP_S, minimum=1, maximum=3_600),
-            proxylogin_variables=_chosen(environment, (*_FOR_ALL, *_FOR_INGRESS, *_FOR_SIGNING_IN, *_FOR_PROXYLOGIN)),
-            proc_variables=_chosen(environment, (*_FOR_ALL, *_FOR_PROC, *bundles.secret_variables)),
+            proxylogin_variables=_chosen(environment, (*_FOR_ALL, *_FOR_CALLERS, *_FOR_SIGNING_IN, *_FOR_PROXYLOGIN)),
+            proc_variables=_chosen(
+                environment, (*_FOR_ALL, *_FOR_CALLERS, *_FOR_SIGNING_IN, *_FOR_PROC, *bundles.secret_variables)
+            ),
         )
 
 

@@ -187,10 +187,7 @@ class Stack:
             **self._secrets(),
             **self.settings.ingress_variables,
             **shared,
-            **({} if self.options.auth is None else {"AUTH_PROVIDER": "simple", "IDP_DB_PATH": str(self.options.auth)}),
-            **({"KDCUBE_TRUSTED_PROXIES": TRUSTED} if self.options.proxy else {}),
-            **self._signing_in(),
-            "KDCUBE_SESSION_SECRET": self.home.secret("session-secret"),
+            **self._knowing_callers(),
             "INGRESS_CONTAINER_STOP_TIMEOUT_SEC": str(stop_s),
             "CHAT_APP_PORT": str(port),
         }
@@ -198,6 +195,16 @@ class Stack:
 
     def _secrets(self) -> dict[str, str]:
         return {"KDCUBE_SECRETS_DIR": str(self.home.secrets)} if self.home.secrets.is_dir() else {}
+
+    def _knowing_callers(self) -> dict[str, str]:
+        """What makes ingress and proc know the same people."""
+        auth = self.options.auth
+        return {
+            **({} if auth is None else {"AUTH_PROVIDER": "simple", "IDP_DB_PATH": str(auth)}),
+            **({"KDCUBE_TRUSTED_PROXIES": TRUSTED} if self.options.proxy else {}),
+            **self._signing_in(),
+            "KDCUBE_SESSION_SECRET": self.home.secret("session-secret"),
+        }
 
     def _signing_in(self) -> dict[str, str]:
         """What all services must know of it. Without a proxy users sign in at one port and come back to another."""
@@ -233,6 +240,7 @@ class Stack:
             **self._secrets(),
             **self.settings.proc_variables,
             **shared,
+            **self._knowing_callers(),
             **({} if self.options.slots is None else {"KDCUBE_SLOTS": str(self.options.slots)}),
             "PROC_CONTAINER_STOP_TIMEOUT_SEC": str(stop_s),
             "CHAT_PROCESSOR_PORT": str(port),

@@ -3,44 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
-import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import structlog
-import uvicorn
-import uvloop
+from starlette.types import ASGIApp
 
 from kdcube import __version__
 from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.config.gateway import GatewayConfig
-from kdcube.config.load import load_service
 from kdcube.config.proc import ProcSettings
-from kdcube.gateway.adopting import adopt_config
-from kdcube.gateway.applying import follow_config
 from kdcube.gateway.bundles.activity import Active, activity
 from kdcube.gateway.bundles.adopting import adopt_bundles
 from kdcube.gateway.bundles.following import follow_bundles
 from kdcube.gateway.bundles.live import LiveBundles, Registered
-from kdcube.gateway.connections import BoundedHttp
+from kdcube.gateway.foundation import open_foundation
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reporting import Reporting, watch_stores
-from kdcube.gateway.serving import KEEP_ALIVE_S
-from kdcube.postgres.audit import Actor, Audit
-from kdcube.postgres.database import Database, open_database
+from kdcube.gateway.serving import ServerBeside, collect_rarely, http_config, listening, run_service
+from kdcube.gateway.traffic import Traffic
+from kdcube.postgres.audit import Actor
+from kdcube.postgres.database import Database
 from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.erasing import Erasing
-from kdcube.postgres.gateway_configs import GatewayConfigs
 from kdcube.postgres.locks import Leadership
 from kdcube.postgres.releases import Releases
 from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.environments.environments import open_environments
 from kdcube.proc.bundles.host import HostLimits
 from kdcube.proc.bundles.jobs import BundleUnavailable
-from kdcube.proc.bundles.pool import BundleLoadError, HostPool, open_host_pool
+from kdcube.proc.bundles.pool import HostPool, open_host_pool
 from kdcube.proc.bundles.release import BundleRelease
 from kdcube.proc.bundles.sources.credentials import open_git_credentials
 from kdcube.proc.bundles.sources.git_source import open_git_store
@@ -55,25 +49,22 @@ from kdcube.proc.protection import EcsProtection, NoProtection
 from kdcube.proc.reaper import Reaper
 from kdcube.proc.reconciler import Reconciler
 from kdcube.proc.rest.app import Probes, create_app
+from kdcube.proc.rest.opening import open_operations
+from kdcube.proc.rest.operations import OperationRoutes
 from kdcube.proc.worker import Worker
-from kdcube.protocol.errors import ConfigurationError, KDCubeError
-from kdcube.redis.connection import open_blocking_connection, open_connection
+from kdcube.protocol.errors import KDCubeError
+from kdcube.redis.connection import open_blocking_connection
 from kdcube.redis.epoch import EpochWatch, WorkingState
 from kdcube.redis.eventlog import EventLogs
-from kdcube.redis.keys import Keys
 from kdcube.redis.queue import LEASE_S, Queue
 from kdcube.redis.renewal import Renewal
-from kdcube.redis.server import check_server
 from kdcube.redis.sources import Sources
 from kdcube.redis.steer import Steers
-from kdcube.redis.subscriber import open_subscriber
 from kdcube.redis.traces import Traces
 from kdcube.redis.workers import Workers
 from kdcube.secrets.opening import open_secrets
 from kdcube.secrets.secrets import Secrets
-from kdcube.telemetry import failpoints
 from kdcube.telemetry.instruments import Instruments
-from kdcube.telemetry.logging import configure
 
 log = structlog.get_logger(__name__)
 
@@ -99,34 +90,23 @@ class Proc:
         self.pool: HostPool
         self.database: Database
         self.probes: Probes
+        self.operations: OperationRoutes
+        self.app: ASGIApp
 
     @asynccontextmanager
     async def opened(self) -> AsyncGenerator[Proc]:
         """Everything, ready to claim. Raises ConfigurationError, StoreUnavailable, BundleLoadError."""
         settings, service = self.settings, self.settings.service
-        worker_id, scope = service.instance_id, (service.gateway.tenant, service.gateway.project)
-        keys = Keys(*scope)
+        worker_id = service.instance_id
         async with AsyncExitStack() as stack:
             enter = stack.enter_async_context
-            connection = await enter(open_connection(service.redis_url, name=worker_id))
-            await check_server(connection)
+            foundation = await enter(open_foundation(service))
+            self.live = live = foundation.live
+            self.database, connection, subscriber = foundation.database, foundation.connection, foundation.subscriber
+            keys, scope = foundation.keys, foundation.scope
             doorbell = await enter(open_blocking_connection(service.redis_url, name=f"{worker_id}-doorbell"))
-            subscriber = await enter(open_subscriber(service.redis_url, name=f"{worker_id}-channels"))
-            self.live = live = await adopt_config(service)
-            pools = live.current.pools.proc
-            self.database = await enter(
-                open_database(
-                    service.database_url,
-                    min_size=pools.pg_pool_min_size,
-                    max_size=pools.pg_pool_max_size,
-                    name=worker_id,
-                )
-            )
             turns = await enter(Turns(self.database, *scope))
-            audit = Audit(self.database, *scope)
-            configs = GatewayConfigs(self.database, audit, *scope)
-            await enter(follow_config(live, configs, connection, subscriber, keys).following())
-            releases = Releases(self.database, audit, *scope)
+            releases = Releases(self.database, foundation.audit, *scope)
             self.bundles = await adopt_bundles(service, releases)
             following = await enter(follow_bundles(self.bundles, releases, connection, subscriber, keys).following())
             await following.publish(self.bundles.current.sequence)
@@ -263,16 +243,28 @@ class Proc:
             if settings.watch_bundles:
                 watching = reload_on_change(self.pool)
                 self.probes.tasks.append(await enter(_owned(watching, "watching bundles")))
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(GC_AFTER_OBJECTS)
+            self.operations = await enter(
+                open_operations(
+                    settings.callers,
+                    foundation,
+                    pool=self.pool,
+                    bundles=self.bundles,
+                    grants=self._grant,
+                    turns=turns,
+                    epochs=epoch_watch,
+                    instruments=instruments,
+                )
+            )
+            self.app = create_app(self.probes, self.operations, settings.callers.cors, Traffic(instruments))
+            collect_rarely(GC_AFTER_OBJECTS)
             log.info("proc.ready", slots=self.worker.slots, bundles=sorted(self.bundles.current.releases))
             yield self
             await workers.leave(worker_id)
 
     async def drain(self) -> None:
-        """Stops claiming, lets turns finish within the limit, interrupts the rest."""
-        await self.worker.drain(self.settings.drain_timeout_s)
+        """Takes no more, lets turns and operations finish within the limit, interrupts the rest."""
+        limit_s = self.settings.drain_timeout_s
+        await asyncio.gather(self.worker.drain(limit_s), self.operations.drain(limit_s))
         self.pool.drain()
 
     def _room_changed(self) -> None:
@@ -353,8 +345,9 @@ _DEBUGGED = HostLimits(beat_timeout_s=_DAY_S, cancel_grace_s=_DAY_S, load_timeou
 
 
 def _patient(entry: BundleEntry) -> BundleEntry:
-    """No turn ends for taking long or for being silent."""
-    return entry.model_copy(update={"wall_limit_s": _DAY_S, "idle_limit_s": _DAY_S})
+    """No turn or operation ends for taking long or for being silent."""
+    limits: dict[str, float] = dict.fromkeys(("wall_limit_s", "idle_limit_s", "operation_timeout_s"), _DAY_S)
+    return entry.model_copy(update=limits)
 
 
 def _limited(turn_limit_s: float) -> Callable[[BundleEntry], BundleEntry]:
@@ -397,23 +390,6 @@ async def _sign_of_life(leases: LeaseKeeper) -> None:
         await asyncio.sleep(_LOOP_SIGN_S)
 
 
-class _Server(uvicorn.Server):
-    """Signals belong to proc, not to its probes: ``_serve`` is ``serve`` without their capture."""
-
-    @asynccontextmanager
-    async def serving_probes(self) -> AsyncGenerator[None]:
-        task = asyncio.create_task(self._serve())
-        try:
-            while not self.started:
-                if task.done():
-                    raise KDCubeError(f"cannot listen on {self.config.host}:{self.config.port}")
-                await asyncio.sleep(0.01)
-            yield
-        finally:
-            self.should_exit = True
-            await task
-
-
 async def serve(settings: ProcSettings) -> None:
     """Runs until SIGTERM or SIGINT, then drains. A second signal does not hurry it.
 
@@ -423,42 +399,21 @@ async def serve(settings: ProcSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    proc = Proc(settings)
-    async with proc.opened():
-        server = _Server(
-            uvicorn.Config(
-                create_app(proc.probes),
-                http=BoundedHttp,
-                ws="none",
-                host=settings.service.host,
-                port=settings.service.port,
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_keep_alive=KEEP_ALIVE_S,
-            )
-        )
-        async with server.serving_probes():
-            broken = asyncio.create_task(proc.probes.first_broken())
-            await asyncio.wait({asyncio.create_task(stop.wait()), broken}, return_when=asyncio.FIRST_COMPLETED)
-            if broken.done():
-                log.critical("proc.broken", error=broken.result())
-            broken.cancel()
-            await proc.drain()
+    proc, service = Proc(settings), settings.service
+    with listening(service.host, service.port, "CHAT_PROCESSOR_PORT") as listener:
+        async with proc.opened():
+            config = http_config(proc.app, stop_timeout_s=settings.stop_timeout_s - settings.drain_timeout_s)
+            async with ServerBeside(config).serving(listener):
+                broken = asyncio.create_task(proc.probes.first_broken())
+                await asyncio.wait({asyncio.create_task(stop.wait()), broken}, return_when=asyncio.FIRST_COMPLETED)
+                if broken.done():
+                    log.critical("proc.broken", error=broken.result())
+                broken.cancel()
+                await proc.drain()
     if proc.probes.broken is not None:
         raise KDCubeError(proc.probes.broken)
 
 
 def main() -> int:
-    """``python -m kdcube.proc``: 0 after a drain, 1 with one line when it cannot start."""
-    try:
-        settings, warnings = load_service(ProcSettings, "proc")
-        configure("proc", settings.service.instance_id, settings.service.log_level)
-        if warnings:
-            log.warning("settings.without_meaning", warnings=warnings)
-        failpoints.install(settings.service.failpoints)
-        uvloop.run(serve(settings))
-    except (ConfigurationError, BundleLoadError, KDCubeError) as error:
-        print(f"kdcube-proc: {error}", file=sys.stderr)
-        return 1
-    return 0
+    """``python -m kdcube.proc``."""
+    return run_service("proc", ProcSettings, serve)

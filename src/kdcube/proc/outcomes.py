@@ -16,7 +16,7 @@ from kdcube.protocol.endings import terminal_line
 from kdcube.protocol.errors import KDCubeError
 from kdcube.protocol.events import Kind, encode_line
 from kdcube.protocol.turns import EarlierMessage, TurnState
-from kdcube.sdk.running import UNEXPECTED
+from kdcube.sdk.explaining import UNEXPECTED
 
 log = structlog.get_logger()
 

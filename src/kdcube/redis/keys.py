@@ -134,6 +134,10 @@ class Keys:
         """The bucket of anonymous sessions that an address may open."""
         return self._key("opened", address)
 
+    def public_calls(self, address: str) -> str:
+        """The bucket of calls of public operations that an address may make."""
+        return self._key("publiccalls", address)
+
     def login(self, cookie_hash: str) -> str:
         return self._key("login", cookie_hash)
 

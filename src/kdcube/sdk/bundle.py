@@ -3,50 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.ids import check_bundle_id
-from kdcube.sdk.secrets import read_secret
+from kdcube.sdk.operations import Operation, OperationHandlerT, check_operation
 from kdcube.sdk.turn import Turn
-from kdcube.sdk.wire import User
-
-
-class BundleError(Exception):
-    """A failure that the user should hear of in the bundle's own words.
-
-    ``code`` is a short name for programs (``quota_exceeded``); ``user_message`` is shown to the user. ``retryable``
-    tells that another attempt may succeed; it counts only where the bundle declares ``max_attempts`` above 1.
-    """
-
-    def __init__(self, code: str, user_message: str, *, retryable: bool = False) -> None:
-        super().__init__(f"{code}: {user_message}")
-        self.code = code
-        self.user_message = user_message
-        self.retryable = retryable
-
-
-@dataclass(frozen=True, slots=True)
-class OperationContext:
-    """Who calls an operation, and what it may use."""
-
-    user: User
-    config: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    _secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    _unreadable: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-
-    def secret(self, name: str) -> str:
-        """A secret that the registry grants to this bundle. Raises SecretNotGranted, SecretUnavailable."""
-        return read_secret(self._secrets, self._unreadable, name)
-
 
 MessageHandler = Callable[[Turn], Awaitable[str | None]]
-OperationHandler = Callable[[OperationContext, Any], Awaitable[Any]]
 
 MessageHandlerT = TypeVar("MessageHandlerT", bound=MessageHandler)
-OperationHandlerT = TypeVar("OperationHandlerT", bound=OperationHandler)
 
 
 class Bundle:
@@ -65,7 +32,7 @@ class Bundle:
             raise ValueError(f"Bundle({id!r}): max_attempts must be 1 or more")
         self.max_attempts = max_attempts
         self.message_handler: MessageHandler | None = None
-        self.operations: dict[str, OperationHandler] = {}
+        self.operations: dict[str, Operation] = {}
 
     def on_message(self, handler: MessageHandlerT) -> MessageHandlerT:
         """Registers the one handler of messages: ``async def answer(turn: Turn) -> None``.
@@ -78,16 +45,32 @@ class Bundle:
         self.message_handler = handler
         return handler
 
-    def operation(self, name: str) -> Callable[[OperationHandlerT], OperationHandlerT]:
-        """Registers an operation: ``async def summarize(ctx: OperationContext, data) -> JSON``."""
-        if not name or not name.replace("_", "a").replace("-", "a").isalnum():
+    def operation(
+        self,
+        name: str,
+        *,
+        public: bool = False,
+        required_user_type: str | None = None,
+        timeout_s: float | None = None,
+        description: str | None = None,
+    ) -> Callable[[OperationHandlerT], OperationHandlerT]:
+        """Registers an operation: ``async def summarize(ctx: OperationContext, data: Text) -> Summary``.
+
+        What it takes and gives is read from its signature: msgspec.Struct, dataclass, TypedDict or plain types;
+        ``data`` may be left off. One that yields is a stream of items. ``public``: whoever does not sign in may call
+        it, too. ``required_user_type``: the least class of users that may. ``timeout_s``: less than the entry allows.
+        ``description`` is told in the OpenAPI document; else the handler's docstring.
+        """
+        if not name or not name.isascii() or not name.replace("_", "a").replace("-", "a").isalnum():
             raise ValueError(f"operation({name!r}): the name must be letters, digits, - and _")
         if name in self.operations:
             raise ValueError(f"operation({name!r}) is registered already: give the other one another name")
 
         def register(handler: OperationHandlerT) -> OperationHandlerT:
-            _check_handler(f"operation({name!r})", handler, ("ctx", "data"))
-            self.operations[name] = handler
+            told = inspect.getdoc(handler) or "" if description is None else description
+            operation = Operation(name, handler, public, required_user_type, timeout_s, told)
+            check_operation(operation)
+            self.operations[name] = operation
             return handler
 
         return register

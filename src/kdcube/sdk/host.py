@@ -24,22 +24,25 @@ from typing import Any
 
 from kdcube.sdk.breakpoints import on_breakpoint
 from kdcube.sdk.bundle import Bundle
-from kdcube.sdk.loading import LoadError, load_bundle
-from kdcube.sdk.running import TurnRun, run_call
+from kdcube.sdk.calling import CallRun
+from kdcube.sdk.loading import LoadError, load_bundle, load_operations
+from kdcube.sdk.operations import Operations
+from kdcube.sdk.running import TurnRun
 from kdcube.sdk.wire import (
     BEAT_S,
     PROC_SILENCE_S,
     Call,
+    CallCredit,
     CancelCall,
     Channel,
     FrameReader,
     Load,
     Loaded,
     LoadFailed,
-    Returned,
     StartTurn,
     Stop,
     ToHost,
+    Told,
     WireError,
     encode_frames,
     to_host_decoder,
@@ -54,10 +57,11 @@ except ImportError:  # a bundle's own environment need not have it
 class Host:
     """Routes what proc says to the turns and calls that run here."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, operations: Operations) -> None:
         self._bundle = bundle
+        self._operations = operations
         self._turns: dict[int, TurnRun] = {}
-        self._calls: dict[int, asyncio.Task[Returned]] = {}
+        self._calls: dict[int, CallRun] = {}
         self._channel: Channel[ToHost]
         self._stopped = asyncio.Event()
 
@@ -66,7 +70,7 @@ class Host:
         _, self._channel = await asyncio.get_running_loop().create_unix_connection(
             lambda: Channel(to_host_decoder, self._receive, self._lost), sock=wire
         )
-        self._channel.send(Loaded(self._bundle.max_attempts, list(self._bundle.operations)))
+        self._channel.send(Loaded(self._bundle.max_attempts, self._operations.described, self._operations.schemas))
         await self._stopped.wait()
 
     def _lost(self, error: WireError | None) -> None:
@@ -84,6 +88,9 @@ class Host:
                 run.task.add_done_callback(lambda _, number=number: self._turns.pop(number, None))
             elif isinstance(message, Call):
                 self._start_call(message)
+            elif isinstance(message, CallCredit | Told):
+                if call := self._calls.get(message.call):
+                    call.receive(message)
             elif isinstance(message, CancelCall):
                 if call := self._calls.get(message.call):
                     call.cancel()
@@ -95,14 +102,8 @@ class Host:
                 run.receive(message)
 
     def _start_call(self, call: Call) -> None:
-        task = asyncio.get_running_loop().create_task(run_call(self._bundle, call), name=f"operation {call.operation}")
-        self._calls[call.call] = task
-
-        def done(task: asyncio.Task[Returned]) -> None:
-            del self._calls[call.call]
-            self._channel.send(Returned(call.call, code="cancelled") if task.cancelled() else task.result())
-
-        task.add_done_callback(done)
+        run = self._calls[call.call] = CallRun(self._operations, call, self._channel.send)
+        run.task.add_done_callback(lambda _: self._calls.pop(call.call, None))
 
 
 def main() -> None:
@@ -126,6 +127,7 @@ def main() -> None:
     load = _first_message(wire)
     try:
         bundle = load_bundle(load.path, load.module, load.bundle_id)
+        operations = load_operations(bundle)
     except LoadError as error:
         wire.sendall(b"".join(encode_frames([LoadFailed(str(error))])))
         return
@@ -133,7 +135,7 @@ def main() -> None:
     gc.freeze()  # what import left behind is never garbage: later collections need not look at it
     wire.setblocking(False)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        _run(runner.get_loop(), Host(bundle).serve(wire))
+        _run(runner.get_loop(), Host(bundle, operations).serve(wire))
 
 
 def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:

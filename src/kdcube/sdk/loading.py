@@ -12,6 +12,7 @@ from types import ModuleType
 
 from kdcube.sdk.bundle import Bundle
 from kdcube.sdk.older import REMEDY, find_older
+from kdcube.sdk.operations import Operations, Undescribable
 
 
 class LoadError(Exception):
@@ -71,6 +72,17 @@ def _load(source: Path, name: str, attribute: str, registered_id: str | None) ->
         reason = f"{file.name}: {reason}"
         raise LoadError(reason, file, line)
     return found
+
+
+def load_operations(bundle: Bundle) -> Operations:
+    """What the bundle's operations take and give. Raises LoadError where that is no JSON."""
+    try:
+        return Operations(bundle.operations)
+    except Undescribable as error:
+        code = getattr(error.operation.function, "__code__", None)
+        if code is None:
+            raise LoadError(str(error)) from error
+        raise LoadError(str(error), Path(code.co_filename), code.co_firstlineno) from error
 
 
 def _import(source: Path, name: str) -> ModuleType:

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import msgspec
 
-from kdcube.sdk.bundle import Bundle, BundleError, OperationContext
+from kdcube.sdk.bundle import Bundle
+from kdcube.sdk.context import BundleError
+from kdcube.sdk.explaining import explain
 from kdcube.sdk.inbox import Inbox, Message
 from kdcube.sdk.outlet import Outlet
-from kdcube.sdk.secrets import SecretUnavailable
 from kdcube.sdk.turn import Turn, json_value
 from kdcube.sdk.wire import (
     MAX_STATE_BYTES,
     Applied,
     Apply,
-    Call,
     Cancel,
     Credit,
     Ended,
-    Returned,
     StartTurn,
     Steer,
 )
-
-UNEXPECTED = "The assistant failed unexpectedly."
-"""What the user is told when a handler raises something other than BundleError."""
-_UNAVAILABLE = "The assistant cannot work now: its secret {} cannot be read."
 
 
 class TurnRun:
@@ -99,42 +93,3 @@ class TurnRun:
         if ended is None or self._turn.cancelled:  # a cancel that was received is answered as such, however it ended
             ended = Ended(self._number, "cancelled", detail=ended.detail if ended else "")
         self._send(ended)
-
-
-async def run_call(bundle: Bundle, call: Call) -> Returned:
-    """Runs an operation."""
-    try:
-        handler = bundle.operations.get(call.operation)
-        if handler is None:
-            raise BundleError("unknown_operation", f"There is no operation {call.operation!r}.")
-        answer = await handler(OperationContext(call.user, call.config, call.secrets, call.unreadable), call.data)
-        return Returned(call.call, json_value("the operation's answer", answer, MAX_STATE_BYTES))
-    except (Exception, SystemExit) as raised:  # noqa: BLE001 - whatever a bundle raises ends its own call, reported
-        error, detail = explain(raised)
-        return Returned(call.call, code=error.code, message=error.user_message, detail=detail)
-
-
-_MAX_DETAIL_CHARS = 16_384
-
-
-def explain(error: BaseException) -> tuple[BundleError, str]:
-    """What the user is told of ``error``, and its traceback for the operator when it was not meant for the user."""
-    if meant := _of_kind(error, BundleError):
-        return meant, ""
-    detail = "".join(traceback.format_exception(error))[-_MAX_DETAIL_CHARS:]
-    if unavailable := _of_kind(error, SecretUnavailable):
-        return BundleError("secret_unavailable", _UNAVAILABLE.format(unavailable.name)), detail
-    return BundleError("bundle_error", UNEXPECTED), detail
-
-
-E = TypeVar("E", bound=Exception)
-
-
-def _of_kind(error: BaseException, kind: type[E]) -> E | None:
-    if isinstance(error, kind):
-        return error
-    if isinstance(error, BaseExceptionGroup):  # of an asyncio.TaskGroup in the handler
-        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            if found := _of_kind(inner, kind):
-                return found
-    return None

@@ -27,23 +27,34 @@ from typing import Any
 import msgspec
 
 from kdcube.sdk.bundle import Bundle
-from kdcube.sdk.running import TurnRun, run_call
+from kdcube.sdk.calling import CallRun
+from kdcube.sdk.context import Refused
+from kdcube.sdk.operations import Operations
+from kdcube.sdk.running import TurnRun
 from kdcube.sdk.wire import (
+    AcceptedTurn,
     Applied,
     Apply,
+    AskConversation,
+    AskTurn,
     Call,
+    CallCredit,
     Cancel,
+    Conversation,
     Credit,
     Delta,
     Emit,
     Ended,
     FromHost,
     HistoryItem,
+    Item,
+    Returned,
     Service,
     StartTurn,
     Steer,
     Step,
     ToHost,
+    Told,
     User,
     encode_message,
 )
@@ -233,7 +244,35 @@ async def run_turn(bundle: Bundle, text: str = "", **options: Any) -> TurnResult
         return await session.result()
 
 
-async def run_operation(
+class Installation:
+    """Plays proc for operations: the conversations of the caller, and the messages that are sent in their name.
+
+    ``refusal`` is what the next message is answered with, instead of being accepted.
+    """
+
+    def __init__(self, *conversations: Conversation, refusal: Refused | None = None) -> None:
+        self.conversations = {conversation.conversation_id: conversation for conversation in conversations}
+        self.refusal = refusal
+        self.sent: list[AskTurn] = []
+        """The messages that were accepted, in order: ``text``, ``conversation_id``, ``payload`` and so on."""
+
+    def told(self, asked: AskConversation | AskTurn) -> Told:
+        """What proc answers."""
+        call, request = asked.call, asked.request
+        if isinstance(asked, AskConversation):
+            return Told(call, request, self.conversations.get(asked.conversation_id))
+        if refusal := self.refusal:
+            return Told(call, request, None, refusal.code, refusal.user_message, refusal.field, refusal.retry_after_s)
+        before = [sent for sent in self.sent if sent.idempotency_key and sent.idempotency_key == asked.idempotency_key]
+        number = self.sent.index(before[0]) + 1 if before else len(self.sent) + 1
+        if not before:
+            self.sent.append(asked)
+        conversation_id = asked.conversation_id or f"test-conversation-{number}"
+        turn_id = f"test-turn-{number}"
+        return Told(call, request, AcceptedTurn(turn_id, turn_id, conversation_id, 1, duplicate=bool(before)))
+
+
+async def stream_operation(
     bundle: Bundle,
     operation: str,
     data: Any = None,
@@ -241,20 +280,72 @@ async def run_operation(
     config: Mapping[str, Any] | None = None,
     secrets: Mapping[str, str] | None = None,
     user: User = TEST_USER,
-) -> Any:
-    """Runs an operation and gives its answer. Raises OperationError."""
-    call = Call(1, operation, data, user, dict(config or {}), dict(secrets or {}))
-    returned = _over_the_wire(await run_call(bundle, _over_the_wire(call, _to_host)), _from_host)
-    if returned.code:
-        raise OperationError(returned.code, returned.message, returned.detail)
-    return returned.data
+    installation: Installation | None = None,
+) -> AsyncGenerator[Any]:
+    """The items of an operation that streams, or the one answer of one that does not. Raises OperationError.
+
+    ``data`` is what a client sends, as JSON types. When it is left before the end, the operation is cancelled.
+    """
+    answering = installation or Installation()
+    loop = asyncio.get_running_loop()
+    heard: asyncio.Queue[FromHost] = asyncio.Queue()
+
+    def hear(message: FromHost) -> None:
+        message = _over_the_wire(message, _from_host)
+        if isinstance(message, AskConversation | AskTurn):
+            loop.call_soon(tell, answering.told(message))
+        else:
+            heard.put_nowait(message)
+
+    def tell(message: CallCredit | Told) -> None:
+        run.receive(_over_the_wire(message, _to_host))
+
+    given = b"" if data is None else msgspec.json.encode(data)
+    call = Call(1, operation, given, user, dict(config or {}), dict(secrets or {}), {}, "test-request")
+    run = CallRun(Operations(bundle.operations), _over_the_wire(call, _to_host), hear)
+    try:
+        while not isinstance(message := await heard.get(), Returned):
+            assert isinstance(message, Item)
+            yield msgspec.json.decode(message.data)
+            tell(CallCredit(1, len(message.data)))
+        if message.how == "answered":
+            yield msgspec.json.decode(message.data)
+        elif message.how != "ended":
+            raise _operation_error(operation, message)
+    finally:
+        run.cancel()
+        await asyncio.wait([run.task])
+
+
+async def run_operation(bundle: Bundle, operation: str, data: Any = None, **options: Any) -> Any:
+    """Runs an operation and gives its answer, or the list of its items if it streams. Raises OperationError.
+
+    ``options`` are those of ``stream_operation``.
+    """
+    items = [item async for item in stream_operation(bundle, operation, data, **options)]
+    return items if operation in bundle.operations and bundle.operations[operation].streams else items[0]
+
+
+def _operation_error(operation: str, returned: Returned) -> OperationError:
+    match returned.how:
+        case "unknown":
+            return OperationError("unknown_operation", f"There is no operation {operation!r}.", "")
+        case "invalid":
+            return OperationError("invalid_input", f"{returned.field}: {returned.message}", "", returned.field)
+        case "too_large":
+            return OperationError("result_too_large", "The result is too large.", returned.detail)
+        case _:
+            return OperationError(returned.code, returned.message, returned.detail)
 
 
 class OperationError(Exception):
-    """The operation failed; ``detail`` is the traceback of an error that was not a BundleError."""
+    """The operation failed; ``detail`` is the traceback of an error that was not a BundleError, ``field`` what of the
+    data is wrong.
+    """
 
-    def __init__(self, code: str, message: str, detail: str) -> None:
+    def __init__(self, code: str, message: str, detail: str, field: str | None = None) -> None:
         super().__init__("\n".join(part for part in (f"{code}: {message}", detail) if part))
         self.code = code
         self.message = message
         self.detail = detail
+        self.field = field

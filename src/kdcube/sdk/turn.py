@@ -139,16 +139,23 @@ class Turn:
 
 def json_value(what: str, value: Any, limit_bytes: int = MAX_EVENT_BYTES) -> Any:
     """``value`` as plain JSON types. Raises TypeError when it is no JSON, ValueError when it is too large."""
+    json_bytes(what, value, limit_bytes)
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
+
+
+def json_bytes(what: str, value: Any, limit_bytes: int | None = None) -> bytes:
+    """``value`` as JSON. Raises as ``json_value``; without a limit nothing is too large."""
     try:
-        size = len(msgspec.json.encode(value, enc_hook=_plain))
-        plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
+        data = msgspec.json.encode(value, enc_hook=_plain)
     except (TypeError, UnicodeEncodeError) as error:
         raise TypeError(f"{what} must be JSON (dict, list, str, int, float, bool, None): {error}") from None
     except RecursionError:
         raise ValueError(f"{what} is nested too deeply, or holds itself") from None
-    if size > limit_bytes:
-        raise ValueError(f"{what} is {size} bytes of JSON, over the limit of {limit_bytes}: send a reference instead")
-    return plain
+    if limit_bytes is not None and len(data) > limit_bytes:
+        raise ValueError(
+            f"{what} is {len(data)} bytes of JSON, over the limit of {limit_bytes}: send a reference instead"
+        )
+    return data
 
 
 def _plain(value: Any) -> str:

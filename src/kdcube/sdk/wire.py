@@ -23,9 +23,9 @@ MAX_DELTA_BYTES = 32 * 1024
 MAX_EVENT_BYTES = 256 * 1024
 """Of one step, citation or other service event, as JSON."""
 MAX_STATE_BYTES = 1024 * 1024
-"""Of ``turn.state`` and of an operation's answer, as JSON."""
+"""Of ``turn.state``, of an operation's answer, and of what it reads of a conversation, as JSON."""
 CREDIT_BYTES = 256 * 1024
-"""Text that a turn may have sent without proc having acknowledged it (rule 23)."""
+"""What a turn may have sent of text, or an operation of items, without proc having acknowledged it (rule 23)."""
 CREDIT_STEP_BYTES = CREDIT_BYTES // 4
 """Proc acknowledges so much at once: most turns never need it. With the longest delta it is less than the credit, so
 what waits for an acknowledgement gets it."""
@@ -51,6 +51,57 @@ class HistoryItem(msgspec.Struct, frozen=True):
     """``user`` or ``assistant``."""
     text: str
     turn_id: str = ""
+
+
+class Operation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An operation as its bundle declares it. ``input`` and ``output`` are JSON schemas, whose references lead into
+    ``Loaded.schemas``; ``output`` is that of each item where it ``streams``.
+    """
+
+    name: str
+    input: dict[str, Any] = {}
+    output: dict[str, Any] = {}
+    description: str = ""
+    takes_data: bool = True
+    needs_data: bool = False
+    streams: bool = False
+    public: bool = False
+    required_user_type: str | None = None
+    timeout_s: float | None = None
+
+
+class ConversationTurn(msgspec.Struct, frozen=True):
+    """One turn of a conversation. ``task_id`` is the internal id, ``turn_id`` the client's."""
+
+    turn_id: str
+    task_id: str
+    bundle_id: str
+    state: str
+    """``queued``, ``running``, ``completed``, ``failed``, ``cancelled`` or ``interrupted``."""
+    text: str
+    answer: str = ""
+
+
+class Conversation(msgspec.Struct, frozen=True):
+    """A conversation of the caller: the turns of its active branch and those that wait, oldest first."""
+
+    conversation_id: str
+    title: str
+    turns: list[ConversationTurn] = []
+    complete: bool = True
+    """Whether these are all of them: of a long conversation there are the latest, 1 MiB in all."""
+
+
+class AcceptedTurn(msgspec.Struct, frozen=True):
+    """A turn that was accepted for good. ``task_id`` is the internal id, ``turn_id`` the client's."""
+
+    turn_id: str
+    task_id: str
+    conversation_id: str
+    position: int = 0
+    """In the queue: 1 is next, 0 does not wait."""
+    duplicate: bool = False
+    """It had been accepted before, under the same key."""
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag_field="tag"):
@@ -117,19 +168,21 @@ class Cancel(_Message, frozen=True, tag=6):
 
 
 class Call(_Message, frozen=True, tag=7):
-    """Run an operation. Answered by Returned."""
+    """Run an operation. Answered by Items, if it streams, and by Returned."""
 
     call: int
     operation: str
-    data: Any
+    data: bytes
+    """JSON; empty when none was given."""
     user: User
     config: dict[str, Any]
     secrets: dict[str, str]
     unreadable: dict[str, str] = {}
+    request_id: str = ""
 
 
 class CancelCall(_Message, frozen=True, tag=8):
-    """Nobody waits for the operation any more."""
+    """Nobody waits for the operation any more. Answered by Returned."""
 
     call: int
 
@@ -138,7 +191,26 @@ class Stop(_Message, frozen=True, tag=9):
     """Leave, at once: nothing runs here any more."""
 
 
-ToHost = Load | StartTurn | Credit | Steer | Applied | Cancel | Call | CancelCall | Stop
+class CallCredit(_Message, frozen=True, tag=10):
+    """So much of the operation's items has gone on to its caller."""
+
+    call: int
+    n_bytes: int
+
+
+class Told(_Message, frozen=True, tag=11):
+    """The answer to AskConversation or AskTurn, or why there is none when ``code`` is set."""
+
+    call: int
+    request: int
+    data: Any = None
+    code: str = ""
+    message: str = ""
+    field: str | None = None
+    retry_after_s: float | None = None
+
+
+ToHost = Load | StartTurn | Credit | Steer | Applied | Cancel | Call | CancelCall | Stop | CallCredit | Told
 
 
 # ---- host to proc -------------------------------------------------------------------------------------------------
@@ -148,7 +220,8 @@ class Loaded(_Message, frozen=True, tag=1):
     """The bundle is ready."""
 
     max_attempts: int
-    operations: list[str]
+    operations: list[Operation]
+    schemas: dict[str, Any] = {}
 
 
 class LoadFailed(_Message, frozen=True, tag=2):
@@ -216,16 +289,53 @@ class Ended(_Message, frozen=True, tag=7):
 
 
 class Returned(_Message, frozen=True, tag=8):
-    """An operation's answer, or its error when ``code`` is set."""
+    """How an operation ended; nothing of it follows."""
 
     call: int
-    data: Any = None
+    how: str
+    """``answered`` (with ``data``), ``ended`` (all items were sent), ``failed`` (in the bundle's words),
+    ``invalid`` (the data at ``field``), ``refused`` (what it asked for), ``crashed``, ``too_large``, ``unknown`` or
+    ``cancelled``.
+    """
+    data: bytes = b""
+    """JSON."""
     code: str = ""
     message: str = ""
+    field: str = ""
+    refused: int = 0
+    """The request of the call that was refused."""
     detail: str = ""
+    """For the operator's log, never for the caller."""
 
 
-FromHost = Loaded | LoadFailed | Delta | Step | Service | Apply | Ended | Returned
+class Item(_Message, frozen=True, tag=9, gc=False):
+    """One item of an operation that streams, as JSON."""
+
+    call: int
+    data: bytes
+
+
+class AskConversation(_Message, frozen=True, tag=10):
+    """The operation wants to read a conversation of its caller. Answered by Told: a Conversation, or None."""
+
+    call: int
+    request: int
+    conversation_id: str
+
+
+class AskTurn(_Message, frozen=True, tag=11):
+    """The operation sends a message for its caller. Answered by Told: an AcceptedTurn."""
+
+    call: int
+    request: int
+    text: str
+    conversation_id: str | None = None
+    payload: dict[str, Any] = {}
+    idempotency_key: str | None = None
+    policy: str | None = None
+
+
+FromHost = Loaded | LoadFailed | Delta | Step | Service | Apply | Ended | Returned | Item | AskConversation | AskTurn
 
 
 # ---- frames -------------------------------------------------------------------------------------------------------

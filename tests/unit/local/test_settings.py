@@ -33,7 +33,12 @@ def test_services_see_what_they_document_and_nothing_else():
     }
     settings = load(LocalSettings, given)
     assert settings.ingress_variables == {"CORS_CONFIG": "{}", "LOG_LEVEL": "debug"}
-    assert settings.proc_variables == {"HEARTBEAT_INTERVAL": "1", "LOG_LEVEL": "debug", "MY_KEY": " secret "}
+    assert settings.proc_variables == {
+        "CORS_CONFIG": "{}",
+        "HEARTBEAT_INTERVAL": "1",
+        "LOG_LEVEL": "debug",
+        "MY_KEY": " secret ",
+    }
     assert " secret " not in repr(settings)
 
 

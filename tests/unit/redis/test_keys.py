@@ -13,6 +13,7 @@ def every_key(keys: Keys) -> list[str]:
         keys.rate,
         keys.address_rate,
         keys.sessions_opened,
+        keys.public_calls,
         keys.log,
         keys.log_meta,
         keys.feed,

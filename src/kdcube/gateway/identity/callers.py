@@ -109,6 +109,15 @@ class Callers:
             raise Unauthorised("Sign in: this service does not serve anonymous users.")
         return await self._anonymous(request, cookie, opens=opens, replaces=replaces)
 
+    async def identify_if_any(self, request: Request) -> Caller | None:
+        """As ``identify``, for what is public: None for a request that says nothing of who calls."""
+        signed_in = self._tokens(request, False) or (self._logins and only_cookie(request, self._logins.name))
+        if not signed_in:
+            anonymous = self._cookie_session(request) is not None or _presented(request) is not None
+            if not (anonymous and self._auth.anonymous):
+                return None
+        return await self.identify(request)
+
     async def administrator(self, request: Request) -> Caller:
         """The caller, who is an administrator. Raises Unauthorised for one who has not signed in, else Forbidden.
 

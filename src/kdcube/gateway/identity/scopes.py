@@ -11,7 +11,7 @@ class Scope(StrEnum):
     """What a key is for."""
 
     CHAT = "chat"
-    """To send messages and follow them, and to change what is the key's own."""
+    """To send messages and follow them, to call operations, and to change what is the key's own."""
     READ = "read"
     """To read conversations, and to follow what others of the same identity sent."""
     ADMIN = "admin"
@@ -28,6 +28,8 @@ _ADMIN: Scopes = frozenset({Scope.ADMIN})
 NEVER: Scopes = frozenset()
 """For people only. A key makes no keys, as one that leaked would outlive its revocation, and erases nobody."""
 
+OPERATION = "/integrations/bundles/{tenant}/{project}/{bundle_id}/operations/{operation}"
+DOCUMENT = "/integrations/bundles/{tenant}/{project}/{bundle_id}/openapi.json"
 _ONE = "/conversations/{conversation_id}"
 _TURN = _ONE + "/turns/{turn_id}"
 
@@ -49,6 +51,8 @@ ROUTES: Mapping[tuple[str, str], Scopes] = {
     ("GET", "/v1/models"): _FOLLOW,
     ("GET", "/v1/models/{model}"): _FOLLOW,
     ("POST", "/v1/chat/completions"): _CHAT,
+    ("POST", OPERATION): _CHAT,
+    ("GET", DOCUMENT): _FOLLOW,
     ("POST", "/api-keys"): NEVER,
     ("GET", "/api-keys"): NEVER,
     ("DELETE", "/api-keys/{key_id}"): NEVER,

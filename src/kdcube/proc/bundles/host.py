@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from kdcube.config.bundles import BundleEntry
+from kdcube.proc.bundles.calls import CallJob, CallLost, RunningCall
 from kdcube.proc.bundles.jobs import (
     BundleUnavailable,
     Cancelled,
@@ -65,16 +66,6 @@ class BundleLoadError(KDCubeError):
         super().__init__(f"bundle {bundle_id} does not load: {reason}")
         self.bundle_id = bundle_id
         self.reason = reason
-
-
-class OperationFailed(KDCubeError):
-    """An operation of a bundle failed. ``message`` is fit for the user, ``detail`` for the operator."""
-
-    def __init__(self, code: str, message: str, detail: str = "") -> None:
-        super().__init__(f"{code}: {message}")
-        self.code = code
-        self.message = message
-        self.detail = detail
 
 
 class RunningTurn:
@@ -181,7 +172,9 @@ class BundleHost:
         self.clock = clock
         self.pid = process.pid
         self.max_attempts = 1
-        self.operations: tuple[str, ...] = ()
+        self.operations: Mapping[str, wire.Operation] = {}
+        self.schemas: Mapping[str, Any] = {}
+        """What those of operations refer to."""
         self.retiring = False
         self.lost = False
         """It takes and says nothing any more; its turns are settled."""
@@ -201,7 +194,7 @@ class BundleHost:
         self._channel = wire.Channel(wire.from_host_decoder, self._receive, self._wire_lost, self._read_for)
         self._loaded: asyncio.Future[None] = self._loop.create_future()
         self._turns: dict[int, RunningTurn] = {}
-        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._calls: dict[int, RunningCall] = {}
         self._applying: set[asyncio.Task[None]] = set()
         self._numbers = 0
         self._stopping: asyncio.TimerHandle | None = None
@@ -299,26 +292,24 @@ class BundleHost:
         self.send(msgspec.Raw(message))
         return turn
 
-    async def operate(
-        self, operation: str, data: Any, *, user: wire.User, config: dict[str, Any], secrets: dict[str, str]
-    ) -> Any:
-        """The operation's answer. Raises OperationFailed. When the caller is cancelled, so is the operation."""
+    def call(self, job: CallJob) -> RunningCall:
+        """Raises TurnTooLarge, BundleUnavailable."""
+        if self.lost or self.retiring:
+            raise BundleUnavailable(self.entry.id, "its host is leaving")
         self._numbers += 1
-        number = self._numbers
-        message = wire.encode_message(wire.Call(number, operation, data, user, config, secrets))
-        if len(message) > wire.MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:
-            raise TurnTooLarge
-        answer: asyncio.Future[Any] = self._loop.create_future()
-        self._calls[number] = answer
-        self.send(msgspec.Raw(message))
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            self.send(wire.CancelCall(number))
-            raise
-        finally:
-            self._calls.pop(number, None)
-            self._changed()
+        call = RunningCall.start(
+            self._numbers, job, self.send, grace_s=self.limits.cancel_grace_s, on_unresponsive=self._unresponsive
+        )
+        self._calls[call.number] = call
+        return call
+
+    def _unresponsive(self, call: RunningCall) -> None:
+        self.retire("operation does not stop")
+
+    @property
+    def calling(self) -> int:
+        """Operations that have no outcome yet."""
+        return sum(not call.settled for call in self._calls.values())
 
     @property
     def busy(self) -> bool:
@@ -363,17 +354,22 @@ class BundleHost:
                 if turn is not None and not turn.settled:
                     turn.heard_at = now
                     self._apply(turn, message)
+            case wire.Item():
+                call = self._calls.get(message.call)
+                if call is not None and not call.item(message.data):
+                    self._channel.fail(wire.WireError("items beyond their credit"))
+            case wire.AskConversation() | wire.AskTurn():
+                if call := self._calls.get(message.call):
+                    call.ask(message)
             case wire.Returned():
-                answer = self._calls.get(message.call)
-                if answer is None or answer.done():
-                    return
-                if message.code:
-                    answer.set_exception(OperationFailed(message.code, message.message, message.detail))
-                else:
-                    answer.set_result(message.data)
+                if call := self._calls.pop(message.call, None):
+                    call.end(message)
+                    self.idle_since = now
+                    self._changed()
             case wire.Loaded() if not self._loaded.done():
                 self.max_attempts = message.max_attempts
-                self.operations = tuple(message.operations)
+                self.operations = {operation.name: operation for operation in message.operations}
+                self.schemas = message.schemas
                 self._loaded.set_result(None)
             case wire.LoadFailed() if not self._loaded.done():
                 self._loaded.set_exception(BundleLoadError(self.entry.id, message.message))
@@ -457,8 +453,8 @@ class BundleHost:
         self._changed()
 
     def _changed(self) -> None:
-        if self.retiring and not self.lost and not self.occupied and not self._calls:
-            if self._turns:  # only turns that do not stop
+        if self.retiring and not self.lost and not self.occupied and not self.calling:
+            if self._turns or self._calls:  # only what does not stop
                 self.condemn("unresponsive_cancel")
             elif self._stopping is None:
                 self.send(wire.Stop())
@@ -493,9 +489,8 @@ class BundleHost:
         self.lost = True
         for turn in list(self._turns.values()):
             turn.settle(HostLost(self.doom, self.detail))
-        for answer in self._calls.values():
-            if not answer.done():
-                answer.set_exception(OperationFailed("host_lost", "The assistant stopped unexpectedly.", self.doom))
+        for call in self._calls.values():
+            call.settle(CallLost(self.doom))
         if not self._loaded.done():
             why = f" over its {self.doom}: {self.detail}" if self.detail else ""
             self._loaded.set_exception(BundleLoadError(self.entry.id, f"its process ended while loading{why}"))
@@ -521,6 +516,9 @@ class BundleHost:
         for turn in self._turns.values():
             turn.leave()
         self._turns.clear()
+        for call in self._calls.values():
+            call.leave()
+        self._calls.clear()
         for task in self._applying:
             task.cancel()
         await self._process.reap()

@@ -11,13 +11,12 @@ from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from kdcube.config.bundles import BundleEntry
 from kdcube.proc.bundles.environments.environments import Environments
-from kdcube.proc.bundles.host import BundleLoadError, HostLimits, OperationFailed
+from kdcube.proc.bundles.host import BundleHost, BundleLoadError, HostLimits
 from kdcube.proc.bundles.jobs import BundleUnavailable
 from kdcube.proc.bundles.launching import Launcher, Prepared
 from kdcube.proc.bundles.losses import Losses, Lost, OnLost
@@ -26,7 +25,6 @@ from kdcube.proc.bundles.release import BundleRelease
 from kdcube.proc.bundles.seat import Seat
 from kdcube.proc.bundles.serving import ServedBundle
 from kdcube.proc.bundles.sources.source import Fetching, Sources
-from kdcube.sdk.wire import User
 
 _log = structlog.get_logger("kdcube.bundle")
 
@@ -97,19 +95,11 @@ class HostPool:
         """What the bundle declares, in its code or its registry entry. Raises BundleUnavailable if nobody knows it."""
         return self._known(bundle_id).max_attempts
 
-    async def operate(
-        self, bundle_id: str, operation: str, data: Any, *, user: User, config: dict[str, Any],
-        secrets: dict[str, str], timeout_s: float,
-    ) -> Any:  # fmt: skip
-        """Runs an operation; its answer is JSON. Raises BundleUnavailable, OperationFailed, TurnTooLarge."""
+    def for_calls(self, bundle_id: str) -> BundleHost:
+        """The host for the next operation of this bundle: the one with the least to do. Raises BundleUnavailable."""
         served = self._one(bundle_id)
         served.host()
-        host = min(served.taking, key=lambda host: host.running)
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await host.operate(operation, data, user=user, config=config, secrets=secrets)
-        except TimeoutError as error:
-            raise OperationFailed("timeout", f"The operation took longer than {timeout_s:g} s.") from error
+        return min(served.taking, key=lambda host: host.running + host.calling)
 
     def _one(self, bundle_id: str) -> ServedBundle:
         served = self._known(bundle_id)
@@ -189,7 +179,7 @@ class HostPool:
                 default=bundle_id == self._default,
                 host_pids=tuple(host.pid for host in served.hosts),
                 running=sum(host.running for host in served.hosts),
-                operations=served.hosts[-1].operations if served.hosts else (),
+                operations=tuple(served.hosts[-1].operations) if served.hosts else (),
                 unavailable=served.unavailable,
                 problem=served.problem,
                 lost=self._losses.of(bundle_id),

@@ -1,4 +1,4 @@
-"""Health and readiness of proc."""
+"""Proc's HTTP: operations of bundles, health and readiness."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ import asyncio
 from dataclasses import dataclass
 from typing import cast
 
-from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Router
+from starlette.types import ASGIApp
 
 from kdcube import __version__
+from kdcube.config.auth import Cors
 from kdcube.config.proc import ProcSettings
+from kdcube.gateway.edge import Edge, with_cors
+from kdcube.gateway.identity.scopes import DOCUMENT, OPERATION
 from kdcube.gateway.live import LiveGateway
+from kdcube.gateway.routing import no_route, route
+from kdcube.gateway.traffic import Traffic
 from kdcube.postgres.database import Database
 from kdcube.proc.bundles.pool import HostPool
 from kdcube.proc.preparing import Preparing
+from kdcube.proc.rest.operations import OperationRoutes
 from kdcube.proc.worker import Worker
 from kdcube.protocol.errors import KDCubeError
 from kdcube.redis.connection import Connection
@@ -101,15 +107,25 @@ def _reason(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}" if error else "without an error"
 
 
-def create_app(probes: Probes) -> Starlette:
-    """``/health`` (alive) and ``/ready`` (503 names what fails)."""
+def create_app(probes: Probes, operations: OperationRoutes, cors: Cors, traffic: Traffic) -> ASGIApp:
+    """Operations of bundles, ``/health`` (alive) and ``/ready`` (503 names what fails)."""
 
-    async def health(_: Request) -> JSONResponse:
+    async def health(_: Request) -> Response:
         return JSONResponse(probes.health())
 
-    async def ready(_: Request) -> JSONResponse:
+    async def ready(_: Request) -> Response:
         failing = await probes.failing()
         body = {"ready": failing is None, "failing": failing}
         return JSONResponse(body, status_code=200 if failing is None else 503)
 
-    return Starlette(routes=[Route("/health", health), Route("/ready", ready)])
+    router = Router(
+        [
+            route(OPERATION, POST=operations.call),
+            route(DOCUMENT, GET=operations.openapi),
+            route("/health", GET=health),
+            route("/ready", GET=ready),
+        ],
+        redirect_slashes=False,
+        default=no_route,
+    )
+    return with_cors(Edge(router, traffic=traffic), cors)

@@ -9,7 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 from tests.integration.proc.bundles.conftest import is_alive, job
 
-from kdcube.proc.bundles.host import HostLimits, OperationFailed
+from kdcube.proc.bundles.calls import Answered, CallJob, CallLost, CallStopped, InvalidData, UnknownOperation
+from kdcube.proc.bundles.host import HostLimits
 from kdcube.proc.bundles.jobs import (
     Cancelled,
     Completed,
@@ -22,7 +23,7 @@ from kdcube.proc.bundles.jobs import (
     Step,
     TurnTooLarge,
 )
-from kdcube.sdk.wire import CREDIT_BYTES, User
+from kdcube.sdk.wire import CREDIT_BYTES, Told, User
 
 pytestmark = pytest.mark.anyio
 
@@ -128,36 +129,66 @@ async def answer(turn):
     assert all(entry["bundle"] == "test@1" for entry in logs if entry["event"] == "bundle_output")
 
 
+class NothingToAsk:
+    async def conversation(self, asked):
+        raise NotImplementedError
+
+    async def start_turn(self, asked):
+        raise NotImplementedError
+
+
+def call_job(operation, data=b"", timeout_s=30.0):
+    return CallJob(
+        operation=operation, data=data, user=User("u", "paid"), config={"n": 1}, secrets={}, unreadable={}, request_id="r",
+        timeout_s=timeout_s, asks=NothingToAsk(), told=lambda error: Told(0, 0, None, "refused", str(error)),
+    )  # fmt: skip
+
+
 async def test_operations_are_called_over_the_wire(open_hosts, write_bundle):
     path = write_bundle("""
 @bundle.operation("add")
-async def add(ctx, data):
+async def add(ctx, data: list[int]):
     return sum(data) + ctx.config["n"]
 
 @bundle.operation("wait")
-async def wait(ctx, data):
+async def wait(ctx):
     await asyncio.Event().wait()
 
 @bundle.operation("crash")
-async def crash(ctx, data):
+async def crash(ctx):
     os._exit(1)
 """)
-    user = User("u", "paid")
     async with open_hosts(path) as hosts:
 
-        async def call(operation, data=None, timeout_s=30.0):
-            return await hosts.pool.operate(
-                "test@1", operation, data, user=user, config={"n": 1}, secrets={}, timeout_s=timeout_s
-            )
+        async def call(operation, data=b"", timeout_s=30.0):
+            return await hosts.pool.for_calls("test@1").call(call_job(operation, data, timeout_s)).outcome
 
-        assert await call("add", [1, 2]) == 4
-        for operation, timeout_s, code in (("other", 30.0, "unknown_operation"), ("wait", 0.05, "timeout")):
-            with pytest.raises(OperationFailed) as error:
-                await call(operation, timeout_s=timeout_s)
-            assert error.value.code == code
-        with pytest.raises(OperationFailed) as error:
-            await call("crash")
-        assert error.value.code == "host_lost"
+        assert await call("add", b"[1, 2]") == Answered(b"4")
+        assert await call("add", b"[1, true]") == InvalidData("data[1]", "Expected `int`, got `bool`")
+        assert await call("other") == UnknownOperation()
+        assert await call("wait", timeout_s=0.05) == CallStopped("timeout")
+        with pytest.raises(TurnTooLarge):
+            await call("add", b" " * 2**22)
+        assert await call("crash") == CallLost("crash")
+
+
+async def test_an_operation_that_does_not_stop_costs_its_host(open_hosts, write_bundle):
+    path = write_bundle("""
+@bundle.operation("deaf")
+async def deaf(ctx):
+    print("began")
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+""")
+    async with open_hosts(path, limits=HostLimits(cancel_grace_s=0.2)) as hosts:
+        (before,) = hosts.pids()
+        call = hosts.pool.for_calls("test@1").call(call_job("deaf", timeout_s=0.3))
+        assert await call.outcome == CallStopped("timeout")
+        await call.exited
+        await hosts.until(lambda: hosts.pids() not in ((), (before,)))
 
 
 # ---- steers
