@@ -140,7 +140,8 @@ class NothingToAsk:
 def call_job(operation, data=b"", timeout_s=30.0):
     return CallJob(
         operation=operation, data=data, user=User("u", "paid"), config={"n": 1}, secrets={}, unreadable={},
-        request_id="r", timeout_s=timeout_s, asks=NothingToAsk(), told=lambda error: Told(0, 0, None, "refused", str(error)),
+        request_id="r", timeout_s=timeout_s, asks=NothingToAsk(),
+        told=lambda error: Told(0, 0, None, "refused", str(error)),
     )  # fmt: skip
 
 
