@@ -19,6 +19,7 @@ import structlog
 from kdcube.proc.bundles import keeper
 from kdcube.proc.bundles.limits import ProcessLimits
 from kdcube.proc.bundles.output import OutputLines
+from kdcube.proc.bundles.pipe import PipeReader
 
 _log = structlog.get_logger("kdcube.bundle")
 _KEEPER = Path(keeper.__file__)
@@ -43,7 +44,7 @@ class HostProcess:
         self._status_fd = status_fd
         self._status = b""
         self._loop = asyncio.get_running_loop()
-        self._outputs: list[tuple[asyncio.ReadTransport, OutputLines]] = []
+        self._outputs: list[tuple[PipeReader, OutputLines]] = []
         self._born: asyncio.Future[int] = self._loop.create_future()
         self._born.add_done_callback(lambda born: born.cancelled() or born.exception())  # nobody may wait any more
         self._host_fd: int | None = None
@@ -109,25 +110,23 @@ class HostProcess:
         try:
             host.pid = await asyncio.shield(host._born)
             host._host_fd = os.pidfd_open(host.pid)
-            await host._capture(bundle_id, clock)
+            host._capture(bundle_id, clock)
         except BaseException:
             host.kill()
             await host.reap()
             raise
         return host
 
-    async def _capture(self, bundle_id: str, clock: Callable[[], float]) -> None:
+    def _capture(self, bundle_id: str, clock: Callable[[], float]) -> None:
         for name, pipe in (("stdout", self._keeper.stdout), ("stderr", self._keeper.stderr)):
+            assert pipe is not None
             log = _log.bind(bundle=bundle_id, pid=self.pid, stream=name)
-
-            def lines(log: structlog.stdlib.BoundLogger = log) -> OutputLines:
-                return OutputLines(
-                    lambda line: log.info("bundle_output", line=line),
-                    lambda count: log.warning("bundle_output_dropped", lines=count),
-                    clock,
-                )
-
-            self._outputs.append(await self._loop.connect_read_pipe(lines, pipe))
+            output = OutputLines(
+                lambda line, log=log: log.info("bundle_output", line=line),
+                lambda count, log=log: log.warning("bundle_output_dropped", lines=count),
+                clock,
+            )
+            self._outputs.append((PipeReader(pipe, output), output))
 
     # ---- what is heard of it
 
