@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
 
@@ -27,6 +28,11 @@ VARIABLE = "AGENTIC_BUNDLES_JSON"
 FILE = "bundles.yaml"
 
 SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+
+
+@lru_cache(maxsize=1_024)
+def _parsed(reference: str) -> SecretReference:
+    return SecretReference.parse(reference)  # asked for by every turn
 
 
 class BundleEntry(BaseModel):
@@ -130,7 +136,7 @@ class BundleEntry(BaseModel):
     def secret_references(self) -> dict[str, SecretReference]:
         """By the names under which the bundle asks."""
         pairs = self.secrets.items() if isinstance(self.secrets, dict) else zip(self.secrets, self.secrets, strict=True)
-        return {name: SecretReference.parse(reference) for name, reference in pairs}
+        return {name: _parsed(reference) for name, reference in pairs}
 
 
 class BundleRegistry(BaseModel):

@@ -73,10 +73,8 @@ class Secrets:
         """
         if isinstance(reference, str):
             reference = SecretReference.parse(reference)
-        # What has the key is read once for all of its members.
-        held = reference if reference.key is None else SecretReference(reference.name, reference.vault)
         try:
-            return _member(await self._get(held), reference)
+            return _member(await self._get(_held(reference)), reference)
         except SecretUnreadable as error:
             if reference.key is None:
                 raise
@@ -87,12 +85,16 @@ class Secrets:
         references = entry.secret_references
         if not references:
             return Granted()
-        looked = await asyncio.gather(*(self._look(reference) for reference in references.values()))
+        looked: dict[str, str | SecretUnreadable | None]
+        looked = {name: self._known(reference) for name, reference in references.items()}
+        if unknown := [name for name, value in looked.items() if value is None]:
+            asked = await asyncio.gather(*(self._look(references[name]) for name in unknown))
+            looked.update(zip(unknown, asked, strict=True))
         granted = Granted()
-        for name, found in zip(references, looked, strict=True):
+        for name, found in looked.items():
             if isinstance(found, str):
                 granted.values[name] = found
-            elif not isinstance(found, Unset):
+            elif found is not None and not isinstance(found, Unset):
                 granted.unreadable[name] = f"{found.reference}: {found.reason}"
         return granted
 
@@ -112,6 +114,20 @@ class Secrets:
         for vault in self._vaults.values():
             vault.close()
         self._kept.clear()
+
+    def _known(self, reference: SecretReference) -> str | None:
+        """What ``get`` would give without waiting; for most turns that is all."""
+        kept = self._kept.get(_held(reference))
+        if kept is None or kept.value is None:
+            return None
+        keeps_s, now = self._vaults[reference.vault].keeps_s, self._clock()
+        if keeps_s is not None and now > kept.read_at + AHEAD * keeps_s:
+            return None
+        kept.asked_at = now
+        try:
+            return _member(kept.value, reference)
+        except SecretUnreadable:
+            return None
 
     async def _look(self, reference: SecretReference) -> str | SecretUnreadable:
         try:
@@ -174,6 +190,11 @@ class Secrets:
             keeps_s = self._vaults[reference.vault].keeps_s or 0
             if kept.reading is None and now > kept.asked_at + max(60.0, keeps_s + self._stale_s):
                 del self._kept[reference]
+
+
+def _held(reference: SecretReference) -> SecretReference:
+    """What is read: an object once for all of its members."""
+    return reference if reference.key is None else SecretReference(reference.name, reference.vault)
 
 
 def _member(text: str, reference: SecretReference) -> str:
