@@ -57,6 +57,6 @@ async def model(question: str, found: Sequence[str], history: Sequence[HistoryIt
 
 
 @bundle.operation("terms")
-async def terms(ctx: OperationContext, data: object) -> list[str]:
+async def terms(ctx: OperationContext) -> list[str]:
     """What the notes know."""
     return sorted(NOTES)
