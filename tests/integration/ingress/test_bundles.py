@@ -266,7 +266,7 @@ async def test_everything_that_is_wrong_is_told_at_once(root: httpx.AsyncClient)
         ({"path": "relative"}, "path"),
         ({"path": "/a", "id": "b"}, "id"),
         ({"git_url": "ext::sh -c x"}, "body"),
-        ({"git_url": "https://git.test/a", "webhook_secret": "REDIS_URL"}, "body"),
+        ({"git_url": "https://git.test/a", "webhook_secret": "REDIS_URL"}, "webhook_secret"),
         ({"path": "/a", "webhook_secret": "X"}, "body"),
     ):
         answer = await root.put(ECHO, json=entry, headers={"If-Match": "*"})

@@ -86,6 +86,11 @@ _PAGE = (
     parameter("query", "limit", {"type": "integer", "minimum": 1, "maximum": 100}, "Items"),
 )
 
+
+def _tried(member: str) -> Json:
+    return {**object_of({"bundle_id": ID, member: {"type": "object"}}), "additionalProperties": False}
+
+
 PATHS: Json = {
     _UNDER: {
         "get": operation(
@@ -113,7 +118,7 @@ PATHS: Json = {
         "post": operation(
             "A dry run of an `entry` or of a `patch` for `bundle_id`",
             content(ref("BundleVerdict")),
-            body=content(object_of({"bundle_id": TEXT}, {"entry": {"type": "object"}, "patch": {"type": "object"}})),
+            body=content({"oneOf": [_tried("entry"), _tried("patch")]}),
             errors=(400, 401, 403, 408, 413),
         )
     },
