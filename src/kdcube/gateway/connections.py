@@ -46,6 +46,8 @@ class BoundedHttp(HttpToolsProtocol):
         self._refusal = _BAD
         self._linger_timer: asyncio.TimerHandle | None = None
         self._lingering_bytes = 0
+        self._in_body = False
+        """Behind a head, and the message is not complete."""
         self._has_body = False
         self._bodiless_bytes = 0
         """Received in a row behind a head without any of the body: trailers, and what may stand between chunks."""
@@ -69,7 +71,8 @@ class BoundedHttp(HttpToolsProtocol):
                 return
         self._has_body = False
         super().data_received(data)
-        self._bodiless_bytes = 0 if self._has_body or self._in_head else self._bodiless_bytes + len(data)
+        bodiless = self._in_body and not self._has_body
+        self._bodiless_bytes = self._bodiless_bytes + len(data) if bodiless else 0
         if self._bodiless_bytes > HEAD_MAX_BYTES:
             self._end_body()
         if self._in_head and self._head_bytes > HEAD_MAX_BYTES and not self.transport.is_closing():
@@ -97,6 +100,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._in_body = True
         self.unwatch()
         super().on_headers_complete()
 
@@ -105,6 +109,7 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        self._in_body = False
         super().on_message_complete()
         self._unlinger()
 

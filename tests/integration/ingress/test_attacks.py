@@ -206,3 +206,18 @@ async def test_what_is_no_body_takes_no_memory(port: int, begin: bytes) -> None:
     told = await answer(port, chunked, then=then)
     assert not told or status(told) == 431
     assert psutil.Process().memory_info().rss - before < 32 * 1024 * 1024
+
+
+async def test_a_connection_takes_requests_without_bodies_for_ever(port: int) -> None:
+    """What is bounded is one message: heads of complete ones do not add up."""
+    request = _REQUEST + b"X: %b\r\n\r\n" % (b"y" * 1_000)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        for _ in range(2 * HEAD_MAX_BYTES // len(request)):
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert status(head) == 200
+            length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            await reader.readexactly(int(length.split(b":")[1]))
+    finally:
+        writer.close()
