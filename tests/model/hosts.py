@@ -14,8 +14,7 @@ from kdcube.proc.bundles.jobs import BundleUnavailable, TurnJob, TurnSink
 from kdcube.proc.bundles.release import BundleRelease
 from kdcube.proc.bundles.seat import Seat
 from kdcube.proc.bundles.sources.source import Code
-from kdcube.sdk import wire
-from kdcube.sdk.bundle import Bundle, BundleError
+from kdcube.sdk import Bundle, BundleError, wire
 from kdcube.sdk.running import TurnRun
 from kdcube.sdk.turn import Turn
 
