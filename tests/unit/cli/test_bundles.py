@@ -138,7 +138,8 @@ def test_operations_and_attempts_are_told(checked):
         (HEAD + "@bundle.on_message\ndef answer(turn): ...\n", 6, "must be an `async def` function", None),
         (HEAD + "@bundle.on_message\nasync def answer(): ...\n", 6, "but its parameters do not fit: too many", None),
         (HEAD + "@bundle.on_message\nasync def answer(turn, x): ...\n", 6, "missing a required argument: 'x'", None),
-        (HEAD + "@bundle.operation('a')\nasync def a(data): ...\n", 6, "it is called as a(ctx, data)", None),
+        (HEAD + "@bundle.operation('a')\nasync def a(): ...\n", 6, "it is called as a(ctx, data)", None),
+        (HEAD + "@bundle.operation('a')\nasync def a(ctx, data, more): ...\n", 6, "it is called as a(ctx, data)", None),
         (HEAD + "@bundle.operation('a b')\nasync def a(ctx, data): ...\n", 6, "letters, digits, - and _", None),
         (FINE + "\n@bundle.on_message\nasync def again(turn): ...\n", 10, "keep one", None),
         (FINE.replace("mine@1.0.0", "not mine"), 3, "must be 1 to 128 characters", None),
@@ -203,3 +204,15 @@ def test_json(kdcube, tmp_path):
     done = kdcube("bundles", "check", "my-agent", "--json")
     assert done.returncode == 1
     assert json.loads(done.stdout)["problems"][0]["line"] == 1
+
+
+def test_a_bundle_of_the_older_system_is_told_with_the_line_of_its_class(kdcube, tmp_path):
+    (tmp_path / "old").mkdir()
+    file = tmp_path / "old" / "entrypoint.py"
+    file.write_text("from kdcube_ai_app.x import agentic_workflow\n\n@agentic_workflow(name='old')\nclass Old: ...\n")
+    done = kdcube("bundles", "check", "old", "--json")
+    assert done.returncode == 1
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert problem["what"] == "a bundle of the older system: class Old under @agentic_workflow"
+    assert (problem["file"], problem["line"]) == (str(file), 4)
+    assert "write bundle.py" in problem["remedy"]
