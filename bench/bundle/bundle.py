@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from kdcube.sdk import Bundle, Turn
+from kdcube.sdk import Bundle, OperationContext, Turn
 
 bundle = Bundle("bench@1.0.0")
 
@@ -37,3 +37,8 @@ async def speak(turn: Turn) -> None:
             await asyncio.sleep(orders.pause_ms / 1000)
         await turn.delta(WORD, markers[number % 2])
     await turn.delta(str(time.monotonic_ns()))
+
+
+@bundle.operation("add")
+async def add(ctx: OperationContext, data: list[int]) -> int:
+    return sum(data)
