@@ -118,7 +118,9 @@ class Proc:
 
             instruments = Instruments()
             self.secrets = await enter(open_secrets(settings.secrets))
-            credentials = stack.enter_context(open_git_credentials(self.secrets))
+            credentials = stack.enter_context(
+                open_git_credentials(self.secrets, service.home / "run" / f"{worker_id}-keys")
+            )
             git = stack.enter_context(open_git_store(service.home / "git", settings.git, credentials))
             environments = stack.enter_context(open_environments(service.home / "environments", settings.environments))
             folders = _folders(service.bundles, self.bundles.current)

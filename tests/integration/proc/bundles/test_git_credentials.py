@@ -42,7 +42,7 @@ async def test_a_token_of_its_own_that_is_rotated(tmp_path, remote, vault):
         entry = BundleEntry(id="a@1", git_url=server.url, git_ref="main", git_token="file:token")
         async with open_secrets(settings) as secrets:
             with (
-                open_git_credentials(secrets) as credentials,
+                open_git_credentials(secrets, tmp_path / "keys") as credentials,
                 open_git_store(tmp_path / "git", GitSettings(), credentials) as store,
             ):
                 assert await store.resolve(entry) == first
@@ -69,7 +69,7 @@ async def test_a_key_of_its_own_is_a_private_file_that_goes_away(tmp_path, remot
         known = GitSettings(ssh_known_hosts=server.known_hosts)
         entry = BundleEntry(id="a@1", git_url=server.url(remote.bare), git_ref="main", git_ssh_key="file:key")
         async with open_secrets(SecretSettings(folder=vault)) as secrets:
-            with open_git_credentials(secrets) as credentials:
+            with open_git_credentials(secrets, tmp_path / "keys") as credentials:
                 with open_git_store(tmp_path / "git", known, credentials) as store:
                     assert await store.resolve(entry) == commit
                 settings = await credentials.of(entry, known)

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -49,6 +48,7 @@ class GitCredentials:
 
     def _kept(self, key: str) -> Path:
         """ssh takes keys from files alone: one that its owner reads, in a folder that goes away with proc."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         file = self._folder / hashlib.sha256(key.encode()).hexdigest()[:20]
         if not file.exists():
             written = file.with_suffix(".new")
@@ -61,8 +61,9 @@ class GitCredentials:
 
 
 @contextmanager
-def open_git_credentials(secrets: Secrets) -> Generator[GitCredentials]:
-    folder = Path(tempfile.mkdtemp(prefix="kdcube-keys-"))  # mode 0700
+def open_git_credentials(secrets: Secrets, folder: Path) -> Generator[GitCredentials]:
+    """``folder`` is made with the first key, private, and goes away; what a killed process left there goes first."""
+    shutil.rmtree(folder, ignore_errors=True)
     try:
         yield GitCredentials(secrets, folder)
     finally:
