@@ -93,7 +93,7 @@ class Client:
             ),
         )
         epoch = await self.epoch()
-        outcome = await self.admission.admit(envelope, epoch=epoch, nonce=new_id())
+        outcome = await self.admission.admit(envelope, epoch=epoch, nonce=new_id(), proven=True)
         assert isinstance(outcome, Admitted | Delivered), outcome
         if commit:
             await self.turns.admit(
