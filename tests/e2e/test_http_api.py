@@ -16,6 +16,8 @@ import pytest
 from playwright.sync_api import sync_playwright
 from tests.browser import CHROMIUM, CHROMIUM_ARGS
 
+from kdcube.gateway.identity.scopes import OPERATION
+
 PAGE = (Path(__file__).parents[2] / "docs" / "http-api.md").read_text()
 
 
@@ -76,6 +78,6 @@ def test_the_javascript_of_the_page(new_stack, empty_page):
 
 def test_the_page_names_calls_and_events_that_exist(stack):
     described = httpx.get(f"{stack.ingress[0]}/chatbot/api/openapi.json").json()
-    paths = {re.sub(r"\{\w+\}", "{}", path) for path in described["paths"]}
+    paths = {re.sub(r"\{\w+\}", "{}", path) for path in (*described["paths"], OPERATION)}
     for path in re.findall(r"`(?:GET|POST) (/[^`]*)`", PAGE):
         assert re.sub(r"\{\w+\}", "{}", path) in paths | {"/openapi.json"}, path

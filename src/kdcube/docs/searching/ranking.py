@@ -18,7 +18,7 @@ from kdcube.docs.searching.units import Unit, units
 from kdcube.docs.searching.words import stem, stems
 
 CANDIDATES = 60
-ENOUGH = 0.5
+ENOUGH = 0.54
 """Of the question must be covered by the best passage, or the folder has no answer: between what the questions of the
 tests that have one cover, and those that have none (see docs/decisions)."""
 _CONTEXT_WEIGHT = 0.5
