@@ -17,6 +17,7 @@ from kdcube.gateway.edge import Edge, with_cors
 from kdcube.gateway.editing import Editing
 from kdcube.gateway.foundation import open_foundation
 from kdcube.gateway.identity.knowing import open_callers
+from kdcube.gateway.identity.proofs import ProofWatch
 from kdcube.gateway.probes import Check, Probes
 from kdcube.gateway.reporting import Reporting, watch_breaker, watch_stores
 from kdcube.gateway.routing import no_route, route
@@ -39,7 +40,6 @@ from kdcube.ingress.routes.openai import OpenAIRoutes
 from kdcube.ingress.routes.profile import ProfileRoutes
 from kdcube.ingress.routes.webhooks import WebhookRoutes
 from kdcube.ingress.streams import Streams, StreamSettings
-from kdcube.ingress.streams.proofs import ProofWatch
 from kdcube.postgres.database import Database
 from kdcube.postgres.erasing import Erasing
 from kdcube.postgres.releases import Releases

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 import msgspec
 
 from kdcube.sdk.context import OperationContext, Refused
-from kdcube.sdk.explaining import explain, refusal_in
+from kdcube.sdk.explaining import explain, refusal_in, unreadable_in
 from kdcube.sdk.operations import InvalidData, Operations
 from kdcube.sdk.turn import json_bytes
 from kdcube.sdk.wire import (
@@ -118,8 +118,11 @@ class CallRun:
             )
             return
         error, detail = explain(raised)
-        how = "crashed" if detail else "failed"
-        self._returned = Returned(number, how, code=error.code, message=error.user_message, detail=detail)
+        secret = unreadable_in(raised)
+        how = "no_secret" if secret and detail else "crashed" if detail else "failed"
+        self._returned = Returned(
+            number, how, code=error.code, message=error.user_message, field=secret.name if secret else "", detail=detail
+        )
 
     def _finish(self, _task: asyncio.Task[None]) -> None:
         self._requests.close()

@@ -21,9 +21,14 @@ def explain(error: BaseException) -> tuple[BundleError, str]:
     if meant := _of_kind(error, BundleError):
         return meant, ""
     detail = "".join(traceback.format_exception(error))[-_MAX_DETAIL_CHARS:]
-    if unavailable := _of_kind(error, SecretUnavailable):
+    if unavailable := unreadable_in(error):
         return BundleError("secret_unavailable", _UNAVAILABLE.format(unavailable.name)), detail
     return BundleError("bundle_error", UNEXPECTED), detail
+
+
+def unreadable_in(error: BaseException) -> SecretUnavailable | None:
+    """The secret that a handler could not go on without, if that is what ``error`` is."""
+    return _of_kind(error, SecretUnavailable)
 
 
 def refusal_in(error: BaseException) -> Refused | None:

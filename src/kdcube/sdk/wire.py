@@ -294,8 +294,8 @@ class Returned(_Message, frozen=True, tag=8):
     call: int
     how: str
     """``answered`` (with ``data``), ``ended`` (all items were sent), ``failed`` (in the bundle's words),
-    ``invalid`` (the data at ``field``), ``refused`` (what it asked for), ``crashed``, ``too_large``, ``unknown`` or
-    ``cancelled``.
+    ``invalid`` (the data at ``field``), ``refused`` (what it asked for), ``no_secret`` (``field`` names the one that
+    cannot be read), ``crashed``, ``too_large``, ``unknown`` or ``cancelled``.
     """
     data: bytes = b""
     """JSON."""

@@ -17,9 +17,9 @@ from tests.integration.ingress.asking import body, refused, sent
 from kdcube.gateway.identity import key_text
 from kdcube.gateway.identity.api_keys import KEPT_S, ApiKeys
 from kdcube.gateway.identity.key_text import new_key, parse_key
+from kdcube.gateway.identity.proofs import ProofWatch
 from kdcube.gateway.identity.scopes import PUBLIC, Scope, scopes_for
 from kdcube.ingress.routes.api_keys import DAYS_MAX
-from kdcube.ingress.streams.proofs import ProofWatch
 from kdcube.postgres.api_keys import MAX_LIVE, StoredKeys
 from kdcube.postgres.audit import Audit
 from kdcube.postgres.database import open_database

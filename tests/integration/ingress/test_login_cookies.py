@@ -14,8 +14,8 @@ from tests.integration.ingress.asking import body, refused
 
 from kdcube.gateway.identity.authenticator import Identity
 from kdcube.gateway.identity.logins import LoginResolver, encode_claims, hash_of, new_cookie, seal_claims
+from kdcube.gateway.identity.proofs import ProofWatch
 from kdcube.gateway.identity.sealing import Keyring
-from kdcube.ingress.streams.proofs import ProofWatch
 from kdcube.postgres.api_keys import StoredKeys
 from kdcube.postgres.audit import Actor, Audit
 from kdcube.postgres.database import open_database

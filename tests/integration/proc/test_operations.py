@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ import httpx
 import pytest
 from tests.integration.proc.conftest import Deployment
 
+from kdcube.gateway.identity.key_text import new_key
+from kdcube.gateway.identity.proofs import ProofWatch
 from kdcube.gateway.live import Source
+from kdcube.postgres.api_keys import StoredKey, StoredKeys
+from kdcube.postgres.audit import Actor, Audit
 from kdcube.proc.main import Proc
+from kdcube.protocol.turns import UserType
 
 pytestmark = pytest.mark.anyio
 
@@ -109,6 +115,18 @@ async def half(ctx):
 async def unbegun(ctx):
     raise BundleError("none", "Nothing of it.")
     yield 1
+
+@bundle.operation("drip")
+async def drip(ctx, data: str):
+    try:
+        yield data
+        await asyncio.Event().wait()
+    finally:
+        (FOLDER / f"{data}.ended").touch()
+
+@bundle.operation("secret")
+async def secret(ctx, data: str):
+    return ctx.secret(data)
 
 @bundle.operation("flood")
 async def flood(ctx):
@@ -498,3 +516,74 @@ async def test_the_document(opened: Opened, tmp_path: Path) -> None:
     assert {path.rpartition("/")[2] for path in public["paths"]} == {"front", "send_front"}
     refused(await alice.get("/integrations/bundles/local/main/other/openapi.json"), 404, "not_found")
     refused(await nobody.get("/integrations/bundles/local/main/other/openapi.json"), 401, "unauthorized")
+
+
+async def test_a_bundle_that_is_being_prepared_is_not_unknown(opened: Opened) -> None:
+    operations = await opened()
+    proc = operations.proc
+    proc.bundles.apply(replace(proc.bundles.current, unready={"new@1": None, "bad@1": "line 3: s3cret"}))
+    alice, nobody = await operations.client(), await operations.client(None)
+    for bundle_id, word in (("new@1", "bundle_preparing"), ("bad@1", "bundle_unavailable")):
+        place = f"/integrations/bundles/local/main/{bundle_id}"
+        for response in (
+            await alice.post(f"{place}/operations/total", json={}),
+            await alice.get(f"{place}/openapi.json"),
+        ):
+            refused(response, 503, word)
+            assert response.headers["retry-after"] == "2" and "s3cret" not in response.text
+        refused(await nobody.post(f"{place}/operations/total", json={}), 401, "unauthorized")
+        refused(await nobody.get(f"{place}/openapi.json"), 401, "unauthorized")
+    elsewhere = "/integrations/bundles/other/main/new@1/operations/total"
+    refused(await alice.post(elsewhere, json={}), 404, "not_found")
+
+
+async def test_a_secret_that_cannot_be_read_is_named_and_nothing_else(opened: Opened) -> None:
+    operations = await opened(entry={"secrets": {"KEY": "file:sales-signing-key"}})
+    alice = await operations.client()
+    response = await call(alice, "secret", "KEY")
+    told = refused(response, 503, "secret_unavailable")
+    assert told["message"] == "The operation cannot be done now: its secret KEY cannot be read."
+    assert response.headers["retry-after"] == "10" and "signing" not in response.text
+    refused(await call(alice, "secret", "UNGRANTED"), 500, "operation_failed")
+
+
+async def test_a_stream_ends_with_the_key_that_opened_it(opened: Opened) -> None:
+    operations = await opened()
+    running, folder = operations.proc.operations.running, operations.folder
+    assert any(task.get_name() == "streams-proofs" for task in asyncio.all_tasks())
+    stored = StoredKeys(operations.proc.database, Audit(operations.proc.database, "local", "main"), "local", "main")
+    now_ms = int(time.time() * 1000)
+    texts, keys = zip(new_key(), new_key(), strict=True)
+    for key in keys:
+        await stored.add(
+            StoredKey(
+                key_id=key.key_id,
+                secret_hash=key.secret_hash,
+                name="a program",
+                user_id="alice",
+                username=None,
+                email=None,
+                user_type=UserType.REGISTERED,
+                roles=(),
+                scopes=("chat",),
+                created_by="alice",
+                created_ms=now_ms,
+                expires_ms=now_ms + 60_000,
+            ),
+            Actor("alice"),
+        )
+    watch = ProofWatch(running, None, stored)
+    clients = [await operations.client(text) for text in texts]
+    streams = [
+        asyncio.create_task(call(client, "drip", name)) for client, name in zip(clients, ("one", "two"), strict=True)
+    ]
+    await operations.until(lambda: len(running.api_keys) == 2)
+    await watch.look()
+    assert len(running) == 2
+    await stored.revoke(keys[0].key_id, Actor("alice"), now_ms)
+    await watch.look()
+    await operations.until(lambda: (folder / "one.ended").exists())
+    assert events(await streams[0])[-1][1]["error"] == "unauthorized"
+    assert running.api_keys == {keys[1].key_id} and not streams[1].done()
+    running.cut_keys({keys[1].key_id})
+    await streams[1]

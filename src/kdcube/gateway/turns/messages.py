@@ -176,7 +176,7 @@ class Composer:
             raise InvalidInput("message.bundle_id", f"name a bundle: {self._known()}")
         release = registered.releases.get(bundle_id)
         if release is None and bundle_id in registered.unready:
-            raise _unready(registered.unready[bundle_id])
+            raise unready(registered.unready[bundle_id])
         if release is None:
             raise InvalidInput("message.bundle_id", f"there is no such bundle; there are: {self._known()}")
         bundle = release.entry
@@ -198,8 +198,8 @@ def may_use(caller: Caller, bundle: BundleEntry) -> bool:
     return required is None or RANK[caller.user_type] >= RANK[required]
 
 
-def _unready(problem: str | None) -> Unavailable:
-    """What is wrong with it is for administrators."""
+def unready(problem: str | None) -> Unavailable:
+    """What is told of a bundle of which nothing can be served yet. What is wrong with it is for administrators."""
     if problem is None:
         return Unavailable("The bundle is being prepared; try again.", error="bundle_preparing")
     return Unavailable("No version of the bundle can be served now.", error="bundle_unavailable")

@@ -64,6 +64,14 @@ class CallCrashed:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretMissing:
+    """A secret that the operation needs cannot be read now. ``detail`` is for the operator."""
+
+    name: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class ResultTooLarge:
     """``detail`` is for the operator."""
 
@@ -75,8 +83,10 @@ class UnknownOperation:
     """The bundle has no such operation."""
 
 
-Stop = Literal["gone", "timeout", "drain"]
-"""Why a call is stopped: its client has left, its time is over, or this process is being stopped."""
+Stop = Literal["gone", "over", "timeout", "drain"]
+"""Why a call is stopped: its client has left, what proved who that is does not count any more, its time is over, or
+this process is being stopped.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,7 @@ CallOutcome = (
     | CallFailed
     | CallRefused
     | CallCrashed
+    | SecretMissing
     | ResultTooLarge
     | UnknownOperation
     | CallStopped
@@ -185,6 +196,8 @@ class RunningCall:
         if self.settled or self._stopping is not None:
             return
         self._stopping = why
+        if why == "over":  # what has not gone on to the client stays here
+            self._items.clear()
         self._cancel_timer()
         self._send(wire.CancelCall(self.number))
         self._timer = asyncio.get_running_loop().call_later(self._grace_s, self._unresponsive)
@@ -216,7 +229,7 @@ class RunningCall:
     def item(self, data: bytes) -> bool:
         """False when that is more than the credit allows."""
         self._unacknowledged += len(data)
-        if not self.settled:
+        if not self.settled and self._stopping != "over":
             self._items.append(data)
             self._news.set()
         return self._unacknowledged <= wire.CREDIT_BYTES
@@ -266,6 +279,8 @@ class RunningCall:
                 return CallFailed(returned.code, returned.message)
             case "refused" if returned.refused in self._refusals:
                 return CallRefused(self._refusals[returned.refused])
+            case "no_secret":
+                return SecretMissing(returned.field, returned.detail)
             case "too_large":
                 return ResultTooLarge(returned.detail)
             case "unknown":

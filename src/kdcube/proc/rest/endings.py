@@ -7,7 +7,7 @@ import re
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from kdcube.gateway.errors import BadGateway, Failed, NotFound, TimedOut, Unprocessable
+from kdcube.gateway.errors import BadGateway, Failed, NotFound, TimedOut, Unauthorised, Unavailable, Unprocessable
 from kdcube.proc.bundles.calls import (
     Answered,
     CallCrashed,
@@ -19,11 +19,15 @@ from kdcube.proc.bundles.calls import (
     Ended,
     InvalidData,
     ResultTooLarge,
+    SecretMissing,
     UnknownOperation,
 )
 from kdcube.protocol.errors import InvalidInput, KDCubeError
 
 MESSAGE_MAX_CHARS = 2_000
+NAME_MAX_CHARS = 128
+SECRET_RETRY_S = 10.0
+"""A vault that gave no value is asked again after that (``secrets.RETRY_S``)."""
 _CODE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _MAY_HAVE_HAPPENED = "What it did until then stands; it is not repeated."
 
@@ -46,11 +50,22 @@ def error_of(outcome: CallOutcome, bundle_id: str, operation: str) -> KDCubeErro
             return Failed(
                 "The operation failed unexpectedly; the request id leads to it in the logs.", error="operation_failed"
             )
+        case SecretMissing(name, detail):
+            log.error("operation.secret_unavailable", secret=name, detail=detail)
+            return Unavailable(
+                f"The operation cannot be done now: its secret {name[:NAME_MAX_CHARS]} cannot be read.",
+                retry_after_s=SECRET_RETRY_S,
+                error="secret_unavailable",
+            )
         case ResultTooLarge(detail):
             log.error("operation.result_too_large", detail=detail)
             return BadGateway("The operation's result is too large.", error="result_too_large")
         case UnknownOperation():
             return NotFound("There is no such operation.")
+        case CallStopped("over"):
+            return Unauthorised(
+                f"The sign-in or the key by which this was asked for does not count any more. {_MAY_HAVE_HAPPENED}"
+            )
         case CallStopped("timeout"):
             return TimedOut(f"The operation took too long. {_MAY_HAVE_HAPPENED}", error="operation_timeout")
         case CallStopped("drain"):

@@ -10,6 +10,7 @@ from kdcube.config.callers import CallerSettings
 from kdcube.gateway.bundles.live import LiveBundles
 from kdcube.gateway.foundation import Foundation
 from kdcube.gateway.identity.knowing import open_callers
+from kdcube.gateway.identity.proofs import ProofWatch
 from kdcube.gateway.reporting import watch_breaker
 from kdcube.gateway.turns.taking import open_taking
 from kdcube.postgres.turns import Turns
@@ -44,7 +45,7 @@ async def open_operations(
         instruments.gauge("operations_running", lambda: places.taken)
         instruments.gauge("operations_waiting", lambda: places.waiting)
         instruments.gauge("operations_cap", lambda: places.limit)
-        yield OperationRoutes(
+        routes = OperationRoutes(
             scope=foundation.scope,
             live=live,
             callers=knowing.callers,
@@ -57,3 +58,6 @@ async def open_operations(
             taking=taking,
             instruments=instruments,
         )
+        watch = ProofWatch(routes.running, knowing.logins and knowing.logins.logins, knowing.stored_keys)
+        await stack.enter_async_context(watch.watching())
+        yield routes

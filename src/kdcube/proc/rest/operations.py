@@ -25,7 +25,7 @@ from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.limits import Limiter
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reading import decode, read_body
-from kdcube.gateway.turns.messages import RANK, may_use
+from kdcube.gateway.turns.messages import RANK, may_use, unready
 from kdcube.gateway.turns.taking import Taking
 from kdcube.proc.bundles.calls import Answered, CallJob, CallStopped, RunningCall
 from kdcube.proc.bundles.host import BundleHost
@@ -36,6 +36,7 @@ from kdcube.proc.rest.asking import Asked, told
 from kdcube.proc.rest.endings import error_of
 from kdcube.proc.rest.openapi import openapi_document
 from kdcube.proc.rest.places import Places, PublicRate
+from kdcube.proc.rest.running import RunningCalls
 from kdcube.proc.rest.streaming import ItemStream
 from kdcube.protocol.turns import UserType
 from kdcube.sdk import wire
@@ -44,8 +45,6 @@ from kdcube.telemetry.instruments import Instruments
 RETRY_S = 2.0
 """What a client is told to wait while a bundle's host is being replaced."""
 _TRIES = 3
-INTERRUPT_S = 6.0
-"""Within which a call that was told to stop has ended: the grace of its handler, and a little."""
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -109,14 +108,8 @@ class OperationRoutes:
         self._grants = grants
         self._taking = taking
         self._instruments = instruments
-        self._running: set[RunningCall] = set()
-        self._none_runs = asyncio.Event()
-        self._none_runs.set()
+        self.running = RunningCalls()
         self.draining = False
-
-    @property
-    def running(self) -> int:
-        return len(self._running)
 
     @property
     def waiting(self) -> int:
@@ -126,15 +119,7 @@ class OperationRoutes:
     async def drain(self, timeout_s: float) -> None:
         """Takes no more, lets what runs finish within ``timeout_s``, and stops the rest."""
         self.draining = True
-        for limit_s in (timeout_s, INTERRUPT_S):
-            try:
-                async with asyncio.timeout(limit_s):
-                    await self._none_runs.wait()
-                return
-            except TimeoutError:
-                logger.warning("operations.stopped_by_drain", running=len(self._running))
-                for call in list(self._running):
-                    call.stop("drain")
+        await self.running.drain(timeout_s)
 
     # ---- calls
 
@@ -146,7 +131,9 @@ class OperationRoutes:
         found = None if entry is None else self._find(entry, name)
         public = isinstance(found, Found) and found.public
         caller = await (self._callers.identify_if_any(request) if public else self._callers.identify(request))
-        if entry is None or found is None:
+        if entry is None:
+            raise self._unready(request) or _no_operation()
+        if found is None:
             raise _no_operation()
         _check(may_use(caller, entry) if caller else public, entry)
         if isinstance(found, BundleUnavailable):
@@ -181,20 +168,14 @@ class OperationRoutes:
         async with self._places.entered(found.entry, who):
             began = time.perf_counter()
             call = await self._start(request, found, caller, data)
-            self._running.add(call)
-            self._none_runs.clear()
-            gone = asyncio.create_task(_left(request, call), name=f"client of operation {call.number}")
-            try:
-                yield call
-            finally:
-                gone.cancel()
-                call.stop("gone")
+            with self.running.entered(call, caller if found.operation.streams else None):
+                gone = asyncio.create_task(_left(request, call), name=f"client of operation {call.number}")
                 try:
-                    outcome = await asyncio.shield(call.outcome)
+                    yield call
                 finally:
-                    self._running.discard(call)
-                    if not self._running:
-                        self._none_runs.set()
+                    gone.cancel()
+                    call.stop("gone")
+                    outcome = await asyncio.shield(call.outcome)
                 self._instruments.histogram(
                     "operation_seconds", bundle=found.entry.id, outcome=type(outcome).__name__
                 ).observe(time.perf_counter() - began)
@@ -254,7 +235,7 @@ class OperationRoutes:
         if caller is None and not allowed:
             raise Unauthorised("Sign in, or ask /profile for a session.")
         if entry is None or host is None:
-            raise NotFound("There is no such bundle.")
+            raise self._unready(request) or NotFound("There is no such bundle.")
         limits = self._live.current.limits.proc
         return json_response(
             openapi_document(self._scope, entry, host.version, allowed, host.schemas, limits.max_body_bytes)
@@ -263,11 +244,21 @@ class OperationRoutes:
     # ---- what a path names
 
     def _entry(self, request: Request) -> BundleEntry | None:
-        given = request.path_params
-        if (given["tenant"], given["project"]) != self._scope:
-            return None
-        release = self._bundles.current.releases.get(given["bundle_id"])
+        bundle_id = self._bundle_id(request)
+        release = None if bundle_id is None else self._bundles.current.releases.get(bundle_id)
         return release and release.entry
+
+    def _unready(self, request: Request) -> Unavailable | None:
+        """For a bundle that is registered, and of which nothing can be served yet."""
+        bundle_id, registered = self._bundle_id(request), self._bundles.current
+        if bundle_id is None or bundle_id not in registered.unready:
+            return None
+        return unready(registered.unready[bundle_id])
+
+    def _bundle_id(self, request: Request) -> str | None:
+        """None in another tenant or project."""
+        given = request.path_params
+        return given["bundle_id"] if (given["tenant"], given["project"]) == self._scope else None
 
     def _find(self, entry: BundleEntry, name: str) -> Found | BundleUnavailable | None:
         try:

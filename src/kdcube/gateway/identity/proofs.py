@@ -11,13 +11,30 @@ from typing import Protocol
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from kdcube.ingress.streams.streams import Streams
 from kdcube.protocol.errors import StoreUnavailable
 
 CHECK_S = 10.0
 """For so long at most a stream outlives what proved whose it is."""
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+class OpenStreams(Protocol):
+    """The streams of one process, by what opened them."""
+
+    @property
+    def logins(self) -> set[bytes]:
+        """Hashes of cookies."""
+        ...
+
+    @property
+    def api_keys(self) -> set[str]:
+        """Ids."""
+        ...
+
+    def cut_logins(self, over: Collection[bytes]) -> None: ...
+
+    def cut_keys(self, over: Collection[str]) -> None: ...
 
 
 class KnownLogins(Protocol):
@@ -37,7 +54,7 @@ class ProofWatch:
 
     def __init__(
         self,
-        streams: Streams,
+        streams: OpenStreams,
         logins: KnownLogins | None,
         keys: KnownKeys,
         *,
