@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import Any, TypeAlias, cast
 
 from pydantic import BaseModel, ValidationError
@@ -33,7 +34,7 @@ def findings_of(
     known, but not where they stand. ``values``: whether texts that were given may be shown.
     ``without``: a type of error that is left out.
     """
-    schema = model.model_json_schema(ref_template="{model}")
+    schema = _schema(model)
     found: dict[tuple[str, str], Finding] = {}
     details = [detail for detail in error.errors(include_url=False) if detail["type"] != without]
     for detail in details[: 4 * FINDINGS_MAX]:
@@ -42,6 +43,11 @@ def findings_of(
     told = list(found.values())[:FINDINGS_MAX]
     left = len(found) - len(told) + max(0, len(details) - 4 * FINDINGS_MAX)
     return [*told, Finding("", f"and {left} more")] if left else told
+
+
+@cache
+def _schema(model: type[BaseModel]) -> Mapping[str, Any]:
+    return model.model_json_schema(ref_template="{model}")
 
 
 def _finding(
