@@ -17,6 +17,8 @@ from kdcube.config.gateway import VARIABLE, GatewayConfig, read_gateway
 from kdcube.config.sections import COMPONENTS, component_of
 from kdcube.protocol.errors import ConfigurationError
 
+INTERNAL_PORT = "KDCUBE_INTERNAL_PORT"
+
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -34,6 +36,8 @@ class ServiceSettings:
     component: str
     host: str
     port: int
+    internal_port: int | None
+    """Where Prometheus reads what this process counted; None: nowhere."""
     instance_id: str
     """Tells this process from others in logs and heartbeats."""
     revision: str
@@ -68,6 +72,7 @@ class ServiceSettings:
             component=component,
             host=environment.text("KDCUBE_HOST", "127.0.0.1"),
             port=port,
+            internal_port=_internal_port(environment, port_name, port),
             instance_id=environment.text("INSTANCE_ID", f"{component}-{socket.gethostname()}-{port}"),
             revision=environment.text("KDCUBE_REVISION", "local"),
             home=home.absolute(),
@@ -82,6 +87,13 @@ class ServiceSettings:
             bundles_from_environment=environment.flag("BUNDLES_FORCE_ENV_ON_STARTUP", False),
             failpoints=environment.text("KDCUBE_FAILPOINTS", ""),
         )
+
+
+def _internal_port(environment: Environment, port_name: str, port: int) -> int | None:
+    given = environment.integer(INTERNAL_PORT, 0, minimum=0, maximum=65_535)
+    if given == port:
+        raise ConfigurationError(INTERNAL_PORT, f"is the public port of this service ({port_name}); choose another one")
+    return given or None
 
 
 def _check_component(environment: Environment, component: str) -> None:

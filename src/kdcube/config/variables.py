@@ -21,6 +21,7 @@ _UP = ("kdcube up",)
 READERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         **dict.fromkeys(("KDCUBE_HOST", "INSTANCE_ID", "KDCUBE_REVISION", "LOG_LEVEL", "KDCUBE_FAILPOINTS"), _ALL),
+        "KDCUBE_INTERNAL_PORT": _ALL,
         **dict.fromkeys(("REDIS_URL", "DATABASE_URL", "POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DATABASE"), _ALL),
         **dict.fromkeys(("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_SSL"), _ALL),
         **dict.fromkeys(("GATEWAY_CONFIG_JSON", "GATEWAY_COMPONENT", "GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP"), _ALL),

@@ -92,7 +92,7 @@ class Edge:
                 if started:
                     raise  # the server cuts the connection: the client must not take the rest for complete
                 if traffic is not None and told is not None and told.status in (429, 503):
-                    traffic.refused(told.error, exchange.user_type)
+                    traffic.refused(told.error, told.status, exchange.user_type)
                 await self._told(told or UNEXPECTED, scope, exchange)(scope, receive, send_with_headers)
 
     def _told(self, problem: Problem, scope: Scope, exchange: Exchange) -> Response:

@@ -11,6 +11,7 @@ from kdcube.gateway.adopting import adopt_config
 from kdcube.gateway.applying import follow_config
 from kdcube.gateway.following import Following
 from kdcube.gateway.live import LiveGateway
+from kdcube.gateway.measuring import sampling, watch_process, watch_stores
 from kdcube.postgres.audit import Audit
 from kdcube.postgres.database import Database, open_database
 from kdcube.postgres.gateway_configs import GatewayConfigs
@@ -18,6 +19,7 @@ from kdcube.redis.connection import Connection, open_connection
 from kdcube.redis.keys import Keys
 from kdcube.redis.server import check_server
 from kdcube.redis.subscriber import Subscriber, open_subscriber
+from kdcube.telemetry.instruments import Instruments
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,8 @@ class Foundation:
     audit: Audit
     configs: GatewayConfigs
     following: Following
+    instruments: Instruments
+    """Of this process: the stores are watched already."""
 
 
 @asynccontextmanager
@@ -60,4 +64,10 @@ async def open_foundation(
         audit = Audit(database, *scope)
         configs = GatewayConfigs(database, audit, *scope)
         following = await enter(follow_config(live, configs, connection, subscriber, keys).following())
-        yield Foundation(service, scope, keys, connection, subscriber, live, database, audit, configs, following)
+        instruments = Instruments()
+        watch_process(instruments)
+        watch_stores(instruments, database, connection)
+        await enter(sampling(instruments, connection))
+        yield Foundation(
+            service, scope, keys, connection, subscriber, live, database, audit, configs, following, instruments
+        )

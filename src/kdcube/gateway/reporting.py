@@ -10,12 +10,9 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from kdcube import __version__
-from kdcube.breaker import Breaker, State
 from kdcube.config.service import ServiceSettings
 from kdcube.gateway.live import LiveGateway
-from kdcube.postgres.database import Database
 from kdcube.protocol.errors import KDCubeError
-from kdcube.redis.connection import Connection
 from kdcube.redis.sources import Sources
 from kdcube.telemetry.instruments import Instruments
 
@@ -94,16 +91,3 @@ class Reporting:
                 logger.exception("reporting.failed")
             await asyncio.sleep(self._every_s)
 
-
-def watch_stores(instruments: Instruments, database: Database, connection: Connection) -> None:
-    """Gauges of the pools and breakers."""
-    for name in ("size", "idle", "max", "waiting"):
-        instruments.gauge(f"postgres_pool_{name}", lambda name=name: database.pool_figures()[name])
-    instruments.gauge("valkey_connected", lambda: int(connection.connected))
-    watch_breaker(instruments, "postgres", database.breaker)
-    watch_breaker(instruments, "valkey", connection.breaker)
-
-
-def watch_breaker(instruments: Instruments, dependency: str, breaker: Breaker) -> None:
-    instruments.gauge("breaker_open", lambda: int(breaker.state is not State.CLOSED), dependency=dependency)
-    instruments.gauge("breaker_times_opened", lambda: breaker.times_opened, dependency=dependency)

@@ -14,7 +14,7 @@ class Traffic:
     def __init__(self, instruments: Instruments) -> None:
         self._instruments = instruments
         self._latencies: dict[tuple[str, str, int], Histogram] = {}
-        self._refused: dict[tuple[str, UserType | None], Counter] = {}
+        self._refused: dict[tuple[str, int, UserType | None], Counter] = {}
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         """``route`` is the pattern; empty for a request that no route serves."""
@@ -29,12 +29,12 @@ class Traffic:
             )
         histogram.observe(seconds)
 
-    def refused(self, reason: str, user_type: UserType | None) -> None:
+    def refused(self, reason: str, status: int, user_type: UserType | None) -> None:
         """A 429 or a 503. ``reason`` is the word of its error."""
-        key = (reason, user_type)
+        key = (reason, status, user_type)
         counter = self._refused.get(key)
         if counter is None:
             counter = self._refused[key] = self._instruments.counter(
-                "requests_refused", reason=reason, user_type=user_type or "unknown"
+                "requests_refused", reason=reason, status=str(status), user_type=user_type or "unknown"
             )
         counter.add()

@@ -18,8 +18,10 @@ from kdcube.gateway.editing import Editing
 from kdcube.gateway.foundation import open_foundation
 from kdcube.gateway.identity.knowing import open_callers
 from kdcube.gateway.identity.proofs import ProofWatch
+from kdcube.gateway.internal import internal_port
+from kdcube.gateway.measuring import watch_breaker
 from kdcube.gateway.probes import Check, Probes
-from kdcube.gateway.reporting import Reporting, watch_breaker, watch_stores
+from kdcube.gateway.reporting import Reporting
 from kdcube.gateway.routing import no_route, route
 from kdcube.gateway.traffic import Traffic
 from kdcube.gateway.turns.taking import open_taking
@@ -51,7 +53,6 @@ from kdcube.redis.feed import Feeds
 from kdcube.redis.logins import LoginCache
 from kdcube.redis.sources import Sources
 from kdcube.secrets.opening import open_secrets
-from kdcube.telemetry.instruments import Instruments
 
 
 class Ingress:
@@ -159,14 +160,14 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             webhooks,
             admin,
         )
-        instruments = Instruments()
+        instruments = foundation.instruments
         instruments.gauge("streams_open", lambda: streams.count)
         instruments.gauge("streams_cap", lambda: streams.max_streams)
-        watch_stores(instruments, database, connection)
         if knowing.authenticator.breaker is not None:
             watch_breaker(instruments, "identity_provider", knowing.authenticator.breaker)
         reporting = Reporting(sources, instruments, live, service, "ingress", about=bundles.report)
         await enter(reporting.reporting())
+        await enter(internal_port(service, instruments))
         edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error}, Traffic(instruments))
         yield Ingress(with_cors(edge, settings.callers.cors), probes, streams, reporting)
 

@@ -70,6 +70,8 @@ class Database:
         self._pool = pool
         self._probe = probe
         self._acquire_timeout_s = acquire_timeout_s
+        self.observe: Callable[[float], None] = _unmeasured
+        """Told how long each call took (s), whatever came of it."""
         self._waiting = 0
         self._hoping = 0
         self._answers = 0
@@ -134,6 +136,13 @@ class Database:
             await asyncio.sleep(max(0.0, self.breaker.retry_after_s - (time.monotonic() - began)))
 
     async def _attempt(self, work: Callable[[Connection], Awaitable[R]]) -> R:
+        began = time.monotonic()
+        try:
+            return await self._attempted(work)
+        finally:
+            self.observe(time.monotonic() - began)
+
+    async def _attempted(self, work: Callable[[Connection], Awaitable[R]]) -> R:
         if not self._there.is_set():
             await self._hope()
         for _ in range(_ATTEMPTS):
@@ -193,6 +202,10 @@ class Database:
         else:
             self._there.clear()
             self._away.set()
+
+
+def _unmeasured(_: float) -> None:
+    pass
 
 
 Connection = Any

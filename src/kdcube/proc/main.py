@@ -20,8 +20,9 @@ from kdcube.gateway.bundles.adopting import adopt_bundles
 from kdcube.gateway.bundles.following import follow_bundles
 from kdcube.gateway.bundles.live import LiveBundles, Registered
 from kdcube.gateway.foundation import open_foundation
+from kdcube.gateway.internal import internal_port
 from kdcube.gateway.live import LiveGateway
-from kdcube.gateway.reporting import Reporting, watch_stores
+from kdcube.gateway.reporting import Reporting
 from kdcube.gateway.serving import ServerBeside, collect_rarely, http_config, listening, run_service
 from kdcube.gateway.traffic import Traffic
 from kdcube.postgres.audit import Actor
@@ -64,7 +65,6 @@ from kdcube.redis.traces import Traces
 from kdcube.redis.workers import Workers
 from kdcube.secrets.opening import open_secrets
 from kdcube.secrets.secrets import Secrets
-from kdcube.telemetry.instruments import Instruments
 
 log = structlog.get_logger(__name__)
 
@@ -116,7 +116,7 @@ class Proc:
             await working_state.check_format()
             workers = Workers(connection, keys)
 
-            instruments = Instruments()
+            instruments = foundation.instruments
             self.secrets = await enter(open_secrets(settings.secrets))
             credentials = stack.enter_context(
                 open_git_credentials(self.secrets, service.home / "run" / f"{worker_id}-keys")
@@ -197,7 +197,6 @@ class Proc:
                 on_alive=self.pool.pulse.beat,
                 on_cancelled=_in_loop(lambda turn, claim: self.worker.cancelled(turn, claim)),
             )
-            watch_stores(instruments, self.database, connection)
             desk = Desk(
                 worker_id=worker_id,
                 turns=turns,
@@ -225,6 +224,7 @@ class Proc:
             await enter(
                 Reporting(Sources(connection, keys), instruments, live, service, "proc", about=self._about).reporting()
             )
+            await enter(internal_port(service, instruments))
             self.probes = Probes(
                 settings=settings,
                 live=live,
@@ -254,7 +254,6 @@ class Proc:
                     grants=self._grant,
                     turns=turns,
                     epochs=epoch_watch,
-                    instruments=instruments,
                 )
             )
             self.app = create_app(self.probes, self.operations, settings.callers.cors, Traffic(instruments))

@@ -20,8 +20,10 @@ from kdcube.gateway.identity.logins import LoginResolver
 from kdcube.gateway.identity.openid import open_openid
 from kdcube.gateway.identity.opening import rules_of
 from kdcube.gateway.identity.sealing import Keyring
+from kdcube.gateway.internal import internal_port
+from kdcube.gateway.measuring import watch_breaker
 from kdcube.gateway.probes import Probes
-from kdcube.gateway.reporting import Reporting, watch_breaker, watch_stores
+from kdcube.gateway.reporting import Reporting
 from kdcube.gateway.routing import no_route, route
 from kdcube.gateway.traffic import Traffic
 from kdcube.postgres.logins import Logins
@@ -34,7 +36,6 @@ from kdcube.proxylogin.routes import AuthRoutes
 from kdcube.proxylogin.token_endpoint import open_token_endpoint
 from kdcube.redis.logins import LoginCache
 from kdcube.redis.sources import Sources
-from kdcube.telemetry.instruments import Instruments
 
 SIGN_IN_REQUESTS = 2
 """What one sign-in takes of its address: going to the provider and coming back."""
@@ -117,12 +118,12 @@ async def open_proxylogin(
             buckets=buckets,
             clock=clock,
         )
-        instruments = Instruments()
-        watch_stores(instruments, database, connection)
+        instruments = foundation.instruments
         watch_breaker(instruments, "identity_provider", provider.breaker)
         watch_breaker(instruments, "identity_provider_tokens", tokens.breaker)
         reporting = Reporting(Sources(connection, foundation.keys), instruments, live, service, "proxylogin")
         await enter(reporting.reporting())
+        await enter(internal_port(service, instruments))
         shapes = {"/auth/login": failure, CALLBACK_PATH: failure}
         edge = Edge(_router(routes, probes), shapes, Traffic(instruments))
         cors = Cors(allow_origins=(settings.return_url,), allow_credentials=True, allow_methods=("GET", "POST"))

@@ -80,6 +80,14 @@ class Keys:
         return self._key("queue")
 
     @property
+    def parked(self) -> str:
+        return self._key("parked")
+
+    @property
+    def held(self) -> str:
+        return self._key("held")
+
+    @property
     def leases(self) -> str:
         return self._key("leases")
 

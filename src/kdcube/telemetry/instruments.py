@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+from kdcube.telemetry.catalogue import CATALOGUE, Kind, Metric
 
 SCHEMA = 1
 """Of a report. Whoever reads one of another schema leaves it aside."""
@@ -26,6 +28,8 @@ WINDOWS: Mapping[str, tuple[float, float]] = {"1m": (60, 5), "15m": (900, 60), "
 
 Labels: TypeAlias = tuple[tuple[str, str], ...]
 Key: TypeAlias = tuple[str, Labels]
+Labelled: TypeAlias = Iterable[tuple[Mapping[str, str], float]]
+"""Values of one gauge by their labels."""
 
 
 class Counter:
@@ -38,6 +42,19 @@ class Counter:
 
     def add(self, n: int = 1) -> None:
         self.value += n
+
+
+class _Counted:
+    """A counter that somebody else keeps."""
+
+    __slots__ = ("_read",)
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self._read = read
+
+    @property
+    def value(self) -> float:
+        return self._read()
 
 
 class Histogram:
@@ -57,90 +74,161 @@ class Histogram:
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
     at: float
-    counters: Mapping[Key, int]
+    counters: Mapping[Key, float]
     buckets: Mapping[Key, Sequence[int]]
 
 
 class Instruments:
     """The counters, gauges and histograms of one process, by name and labels. Lives on one event loop.
 
-    Labels must be few: a route's pattern, never a path; a user type, never a user.
+    All are of ``metrics``, with exactly the labels that stand there: else ValueError. Keep what ``counter`` and
+    ``histogram`` give where it is used often.
     """
 
     def __init__(
-        self, *, monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
+        self,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        metrics: Mapping[str, Metric] = CATALOGUE,
     ) -> None:
         self._monotonic = monotonic
         self._wall = wall
+        self._metrics = metrics
         self._counters: dict[Key, Counter] = {}
+        self._counted: dict[Key, _Counted] = {}
         self._histograms: dict[Key, Histogram] = {}
-        self._gauges: dict[Key, Callable[[], float]] = {}
+        self._gauges: dict[Key, Callable[[], float | None]] = {}
+        self._labelled_gauges: dict[str, Callable[[], Labelled]] = {}
         self._started_ms = int(wall() * 1000)
         beginning = _Snapshot(monotonic(), {}, {})
         self._snapshots = {name: deque([beginning]) for name in WINDOWS}
 
     def counter(self, name: str, **labels: str) -> Counter:
-        return self._counters.setdefault(_key(name, labels), Counter())
+        key = _key(name, labels)
+        counter = self._counters.get(key)
+        if counter is None:
+            self._check(name, Kind.COUNTER, labels)
+            counter = self._counters[key] = Counter()
+        return counter
+
+    def counted(self, name: str, read: Callable[[], float], **labels: str) -> None:
+        """A counter that is kept elsewhere, and never goes back. ``read`` is as that of ``gauge``."""
+        self._check(name, Kind.COUNTER, labels)
+        self._counted[_key(name, labels)] = _Counted(read)
 
     def histogram(self, name: str, **labels: str) -> Histogram:
-        return self._histograms.setdefault(_key(name, labels), Histogram())
+        key = _key(name, labels)
+        histogram = self._histograms.get(key)
+        if histogram is None:
+            self._check(name, Kind.HISTOGRAM, labels)
+            histogram = self._histograms[key] = Histogram()
+        return histogram
 
-    def gauge(self, name: str, read: Callable[[], float], **labels: str) -> None:
-        """``read`` is called for each report; it must be quick and not raise."""
+    def gauge(self, name: str, read: Callable[[], float | None], **labels: str) -> None:
+        """``read`` is called for each report; it must be quick and not raise. None: nobody knows, or it has no meaning
+        now; it is left out then.
+        """
+        self._check(name, Kind.GAUGE, labels)
         self._gauges[_key(name, labels)] = read
 
+    def gauges(self, name: str, read: Callable[[], Labelled]) -> None:
+        """A gauge whose labels come and go."""
+        if self._metric(name, Kind.GAUGE).labels == ():
+            raise ValueError(f"{name} has no labels")
+        self._labelled_gauges[name] = read
+
+    def totals(self) -> dict[str, Any]:
+        """Everything since the start, as plain data. Changes nothing."""
+        return {
+            "schema": SCHEMA,
+            "at_ms": int(self._wall() * 1000),
+            "started_ms": self._started_ms,
+            "counters": [_counter_entry(key, counter.value) for key, counter in self._all_counters()],
+            "gauges": self._values(),
+            "histograms": [_histogram_entry(key, histogram) for key, histogram in self._histograms.items()],
+        }
+
     def report(self) -> dict[str, Any]:
-        """Everything, as plain data: totals since the start, and what happened within each window.
+        """The totals, and for counters and histograms what happened within each window.
 
         To be called every few seconds: that is what makes the windows slide.
         """
         now = self._monotonic()
         bases = {name: self._base(name, now) for name in WINDOWS}
+        counters = [
+            _counter_entry(key, total := counter.value)
+            | {"windows": {name: total - base.counters.get(key, 0) for name, base in bases.items()}}
+            for key, counter in self._all_counters()
+        ]
+        histograms = [
+            _histogram_entry(key, histogram)
+            | {
+                "windows": {
+                    name: _sparse(_difference(histogram.counts, base.buckets.get(key))) for name, base in bases.items()
+                }
+            }
+            for key, histogram in self._histograms.items()
+        ]
         return {
-            "schema": SCHEMA,
-            "at_ms": int(self._wall() * 1000),
-            "started_ms": self._started_ms,
+            **self.totals(),
             "windows_s": {name: round(now - base.at, 1) for name, base in bases.items()},
-            "counters": [
-                {
-                    "name": key[0],
-                    "labels": dict(key[1]),
-                    "total": counter.value,
-                    "windows": {name: counter.value - base.counters.get(key, 0) for name, base in bases.items()},
-                }
-                for key, counter in self._counters.items()
-            ],
-            "gauges": [{"name": key[0], "labels": dict(key[1]), "value": read()} for key, read in self._gauges.items()],
-            "histograms": [
-                {
-                    "name": key[0],
-                    "labels": dict(key[1]),
-                    "sum_s": round(histogram.sum_s, 6),
-                    "buckets": _sparse(histogram.counts),
-                    "windows": {
-                        name: _sparse(_difference(histogram.counts, base.buckets.get(key)))
-                        for name, base in bases.items()
-                    },
-                }
-                for key, histogram in self._histograms.items()
-            ],
+            "counters": counters,
+            "histograms": histograms,
         }
+
+    def _values(self) -> list[dict[str, Any]]:
+        single = [{"name": key[0], "labels": dict(key[1]), "value": read()} for key, read in self._gauges.items()]
+        several = [
+            {"name": name, "labels": dict(labels), "value": value}
+            for name, read in self._labelled_gauges.items()
+            for labels, value in read()
+        ]
+        return [entry for entry in (*single, *several) if entry["value"] is not None]
+
+    def _all_counters(self) -> Iterable[tuple[Key, Counter | _Counted]]:
+        yield from self._counters.items()
+        yield from self._counted.items()
 
     def _base(self, name: str, now: float) -> _Snapshot:
         """The snapshot that a window begins with; takes another one when a step is over."""
         length_s, step_s = WINDOWS[name]
         kept = self._snapshots[name]
         if now - kept[-1].at >= step_s:
-            counters = {key: counter.value for key, counter in self._counters.items()}
+            counters = {key: counter.value for key, counter in self._all_counters()}
             buckets = {key: tuple(histogram.counts) for key, histogram in self._histograms.items()}
             kept.append(_Snapshot(now, counters, buckets))
         while len(kept) > 1 and now - kept[0].at > length_s:
             kept.popleft()
         return kept[0]
 
+    def _check(self, name: str, kind: Kind, labels: Mapping[str, str]) -> None:
+        wanted = self._metric(name, kind).labels
+        if labels.keys() != set(wanted):
+            raise ValueError(f"{name} has the labels {wanted}, not {tuple(labels)}")
+
+    def _metric(self, name: str, kind: Kind) -> Metric:
+        metric = self._metrics.get(name)
+        if metric is None or metric.kind is not kind:
+            raise ValueError(f"the catalogue has no {kind} {name}: add it in telemetry/catalogue.py")
+        return metric
+
 
 def _key(name: str, labels: Mapping[str, str]) -> Key:
     return name, tuple(sorted(labels.items()))
+
+
+def _counter_entry(key: Key, total: float) -> dict[str, Any]:
+    return {"name": key[0], "labels": dict(key[1]), "total": total}
+
+
+def _histogram_entry(key: Key, histogram: Histogram) -> dict[str, Any]:
+    return {
+        "name": key[0],
+        "labels": dict(key[1]),
+        "sum_s": round(histogram.sum_s, 6),
+        "buckets": _sparse(histogram.counts),
+    }
 
 
 def _difference(counts: Sequence[int], before: Sequence[int] | None) -> Sequence[int]:

@@ -21,7 +21,7 @@ def serving(*seconds: float) -> Instruments:
     traffic = Traffic(instruments)
     for one in seconds:
         traffic.answered("GET", "/profile", 200, one)
-    traffic.refused("backpressure", UserType.ANONYMOUS)
+    traffic.refused("backpressure", 503, UserType.ANONYMOUS)
     return instruments
 
 
@@ -33,7 +33,7 @@ def test_live_processes_are_added_up() -> None:
     assert entry["p50_ms"] < 13
     assert 4_000 < entry["p99_ms"] < 6_000
     assert counts(reports, "requests_refused")["15m"] == [
-        {"reason": "backpressure", "user_type": "anonymous", "count": 2}
+        {"reason": "backpressure", "status": "503", "user_type": "anonymous", "count": 2}
     ]
 
 

@@ -11,7 +11,7 @@ from kdcube.gateway.bundles.live import LiveBundles
 from kdcube.gateway.foundation import Foundation
 from kdcube.gateway.identity.knowing import open_callers
 from kdcube.gateway.identity.proofs import ProofWatch
-from kdcube.gateway.reporting import watch_breaker
+from kdcube.gateway.measuring import watch_breaker
 from kdcube.gateway.turns.taking import open_taking
 from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.pool import HostPool
@@ -19,7 +19,6 @@ from kdcube.proc.desk import BundleGrant
 from kdcube.proc.rest.operations import OperationRoutes
 from kdcube.proc.rest.places import Places, PublicRate
 from kdcube.redis.epoch import EpochWatch
-from kdcube.telemetry.instruments import Instruments
 
 
 @asynccontextmanager
@@ -32,10 +31,9 @@ async def open_operations(
     grants: Callable[[BundleEntry], Awaitable[BundleGrant]],
     turns: Turns,
     epochs: EpochWatch,
-    instruments: Instruments,
 ) -> AsyncGenerator[OperationRoutes]:
     """Raises ConfigurationError, StoreUnavailable."""
-    live = foundation.live
+    live, instruments = foundation.live, foundation.instruments
     async with AsyncExitStack() as stack:
         knowing = await stack.enter_async_context(open_callers(settings, foundation))
         taking = await stack.enter_async_context(open_taking(foundation, knowing.limiter, turns, epochs, bundles))

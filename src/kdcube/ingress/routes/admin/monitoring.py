@@ -19,7 +19,8 @@ from kdcube.protocol.errors import KDCubeError
 from kdcube.redis.connection import Connection
 from kdcube.redis.keys import Keys
 from kdcube.redis.sources import Sources
-from kdcube.redis.standing import read_standing
+from kdcube.redis.queue_facts import read_queue_facts
+from kdcube.redis.standing import standing_of
 
 Json = dict[str, Any]
 
@@ -78,19 +79,21 @@ class MonitoringRoutes:
         }
 
     async def _pressure(self) -> Json:
-        standing = await read_standing(self._connection, self._keys, self._limiter.admission)
+        limits = self._limiter.admission
+        facts = await read_queue_facts(self._connection, self._keys, heartbeat_ttl_s=limits.heartbeat_ttl_s)
+        standing = standing_of(facts, limits)
         return {
             "pressure": {
-                "live_slots": standing.live_slots,
-                "present": standing.present,
-                "running": standing.running,
+                "live_slots": facts.live_slots,
+                "present": facts.present,
+                "running": facts.running,
                 "capacity": standing.capacity,
                 "share": round(standing.pressure, 4),
                 "admitted_to": standing.admitted_to,
-                "max_queue_size": self._limiter.admission.max_queue_size,
-                "competing": standing.competing,
-                "memory_share": standing.memory_share,
-                "mean_turn_s": standing.mean_turn_s,
+                "max_queue_size": limits.max_queue_size,
+                "competing": facts.competing,
+                "memory_share": facts.memory_share,
+                "mean_turn_s": facts.mean_turn_s,
             }
         }
 
