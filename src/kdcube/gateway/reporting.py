@@ -90,4 +90,3 @@ class Reporting:
             except Exception:
                 logger.exception("reporting.failed")
             await asyncio.sleep(self._every_s)
-

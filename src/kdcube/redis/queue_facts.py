@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -57,7 +57,7 @@ class QueueFacts:
 
     def gauges(self) -> list[dict[str, Any]]:
         """As the gauges of a report (``telemetry.instruments``)."""
-        plain = {
+        plain: dict[str, float] = {
             "queue_parked": self.parked,
             "queue_held": self.held,
             "turns_queued": self.queued,
@@ -66,12 +66,18 @@ class QueueFacts:
             "live_workers": self.live_workers,
             "valkey_memory_ratio": self.memory_share,
         }
-        by_type = {"queue_turns": self.competing, "queue_oldest_seconds": self.oldest_s}
-        return [{"name": name, "labels": {}, "value": value} for name, value in plain.items()] + [
-            {"name": name, "labels": {"user_type": str(user_type)}, "value": value}
-            for name, values in by_type.items()
-            for user_type, value in cast("Mapping[UserType, float]", values).items()
-        ]
+        by_type: dict[str, Mapping[UserType, float]] = {
+            "queue_turns": self.competing,
+            "queue_oldest_seconds": self.oldest_s,
+        }
+        told = [_gauge(name, value) for name, value in plain.items()]
+        for name, values in by_type.items():
+            told += [_gauge(name, value, user_type=user_type) for user_type, value in values.items()]
+        return told
+
+
+def _gauge(name: str, value: float, **labels: str) -> dict[str, Any]:
+    return {"name": name, "labels": labels, "value": value}
 
 
 async def read_queue_facts(

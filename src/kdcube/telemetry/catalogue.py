@@ -164,9 +164,7 @@ _PROCESSES = (
     _times("loop_lag_seconds", "How much later than asked the event loop woke a task, tried twice a second."),
 )
 
-_SERVICE = (
-    _gauge("component_stale", "1 for a component without a fresh report; its other figures are left out."),
-)
+_SERVICE = (_gauge("component_stale", "1 for a component without a fresh report; its other figures are left out."),)
 
 
 def catalogue(*metrics: Metric) -> Mapping[str, Metric]:

@@ -11,7 +11,6 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector, CollectorRegistry
-from prometheus_client.utils import floatToGoString
 
 from kdcube.telemetry.catalogue import CATALOGUE, PREFIX, Kind, Metric
 from kdcube.telemetry.instruments import BOUNDS
@@ -21,7 +20,7 @@ COMPONENT = "component"
 
 EVERY = 4
 """Of the buckets' bounds every fourth is shown, a doubling each: what is shown is exact, and a fourth as much."""
-_SHOWN = tuple((index, floatToGoString(BOUNDS[index])) for index in range(0, len(BOUNDS), EVERY))
+_SHOWN = tuple((index, repr(BOUNDS[index])) for index in range(0, len(BOUNDS), EVERY))
 
 
 @dataclass(frozen=True, slots=True)

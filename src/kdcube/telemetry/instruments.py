@@ -204,7 +204,7 @@ class Instruments:
 
     def _check(self, name: str, kind: Kind, labels: Mapping[str, str]) -> None:
         wanted = self._metric(name, kind).labels
-        if labels.keys() != set(wanted):
+        if set(labels) != set(wanted):
             raise ValueError(f"{name} has the labels {wanted}, not {tuple(labels)}")
 
     def _metric(self, name: str, kind: Kind) -> Metric:

@@ -300,7 +300,7 @@ async def test_refusals_are_counted_by_reason_and_class(bench_with: BenchWith) -
     refused(await alice.post("/sse/chat", json=body("again")), 429, "rate_limit_burst")
     await bench.ingress.report()
     counted = (await monitored(root))["refused"]["1m"]
-    assert counted == [{"reason": "rate_limit_burst", "user_type": "registered", "count": 1}]
+    assert counted == [{"reason": "rate_limit_burst", "status": "429", "user_type": "registered", "count": 1}]
 
 
 async def test_without_valkey_the_rest_is_still_told(bench: Bench, root: httpx.AsyncClient, valkey_server: Any) -> None:

@@ -11,7 +11,6 @@ from kdcube.telemetry.catalogue import Kind, Metric, catalogue
 from kdcube.telemetry.instruments import BOUNDS, SCHEMA, WINDOWS, Instruments
 from kdcube.telemetry.percentiles import merged, percentile_s
 
-
 METRICS = catalogue(
     Metric("refused", Kind.COUNTER, "Refusals.", ("reason",)),
     Metric("c", Kind.COUNTER, "A counter."),
@@ -132,6 +131,8 @@ def test_what_is_kept_elsewhere_is_read_for_each_report(instruments: Instruments
         lambda instruments: instruments.gauges("open", list),
     ],
 )
-def test_what_is_not_in_the_catalogue_is_refused(instruments: Instruments, use: Callable[[Instruments], object]) -> None:
+def test_what_is_not_in_the_catalogue_is_refused(
+    instruments: Instruments, use: Callable[[Instruments], object]
+) -> None:
     with pytest.raises(ValueError, match=r"catalogue|labels"):
         use(instruments)

@@ -18,8 +18,8 @@ from kdcube.postgres.turns import Turns
 from kdcube.protocol.errors import KDCubeError
 from kdcube.redis.connection import Connection
 from kdcube.redis.keys import Keys
-from kdcube.redis.sources import Sources
 from kdcube.redis.queue_facts import read_queue_facts
+from kdcube.redis.sources import Sources
 from kdcube.redis.standing import standing_of
 
 Json = dict[str, Any]
