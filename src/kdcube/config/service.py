@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import parse_qsl, quote, urlsplit
@@ -13,8 +11,8 @@ from urllib.parse import parse_qsl, quote, urlsplit
 from kdcube.config.bundles import BundleRegistry, read_bundles
 from kdcube.config.documents import read_json
 from kdcube.config.environment import Environment
-from kdcube.config.gateway import VARIABLE, GatewayConfig, read_gateway
-from kdcube.config.sections import COMPONENTS, component_of
+from kdcube.config.gateway import VARIABLE, GatewayConfig
+from kdcube.config.process import ProcessSettings
 from kdcube.protocol.errors import ConfigurationError
 
 INTERNAL_PORT = "KDCUBE_INTERNAL_PORT"
@@ -22,35 +20,17 @@ INTERNAL_PORT = "KDCUBE_INTERNAL_PORT"
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
-class LogLevel(StrEnum):
-    DEBUG = "debug"
-    INFO = "info"
-    WARNING = "warning"
-    ERROR = "error"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceSettings:
+class ServiceSettings(ProcessSettings):
     """Shared settings. URLs may hold passwords and stay out of the representation."""
 
-    component: str
-    host: str
-    port: int
     internal_port: int | None
     """Where Prometheus reads what this process counted; None: nowhere."""
-    instance_id: str
-    """Tells this process from others in logs and heartbeats."""
-    revision: str
-    """Of the deployment; the processes of an old one can be told to claim nothing more."""
     home: Path
     """For sockets and other files of this machine."""
-    log_level: LogLevel
-    redis_url: str = field(repr=False)
     database_url: str = field(repr=False)
     storage_path: str
     """``file://…``, ``s3://…`` or a folder."""
-    gateway: GatewayConfig
-    """The environment's; another one that was stored wins."""
     gateway_document: Mapping[str, Any]
     """As the environment gives it."""
     gateway_from_environment: bool
@@ -59,33 +39,22 @@ class ServiceSettings:
     """The environment's; what is registered goes before it."""
     bundles_from_environment: bool
     """The environment's bundles take the place of all that are registered, once, at the start of proc."""
-    failpoints: str
-    """For tests of crashes only; empty in every installation. See telemetry/failpoints.py."""
 
     @classmethod
     def read(cls, environment: Environment, *, component: str, port_name: str, port: int) -> Self:
         """Raises ConfigurationError."""
-        _check_component(environment, component)
-        port = environment.integer(port_name, port, minimum=1, maximum=65_535)
+        process = ProcessSettings.read(environment, component=component, port_name=port_name, port=port)
         home = environment.path("KDCUBE_HOME") or Path(".kdcube")
         return cls(
-            component=component,
-            host=environment.text("KDCUBE_HOST", "127.0.0.1"),
-            port=port,
-            internal_port=_internal_port(environment, port_name, port),
-            instance_id=environment.text("INSTANCE_ID", f"{component}-{socket.gethostname()}-{port}"),
-            revision=environment.text("KDCUBE_REVISION", "local"),
+            **process.members(),
+            internal_port=_internal_port(environment, port_name, process.port),
             home=home.absolute(),
-            log_level=environment.choice("LOG_LEVEL", LogLevel, LogLevel.INFO),
-            redis_url=environment.required("REDIS_URL", "give redis://[user:password@]host[:port][/db]"),
             database_url=read_database_url(environment),
             storage_path=environment.text("KDCUBE_STORAGE_PATH", str(home.absolute() / "storage")),
-            gateway=(gateway := read_gateway(environment)),
-            gateway_document=_document(environment, gateway),
+            gateway_document=_document(environment, process.gateway),
             gateway_from_environment=environment.flag("GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP", False),
             bundles=read_bundles(environment),
             bundles_from_environment=environment.flag("BUNDLES_FORCE_ENV_ON_STARTUP", False),
-            failpoints=environment.text("KDCUBE_FAILPOINTS", ""),
         )
 
 
@@ -94,13 +63,6 @@ def _internal_port(environment: Environment, port_name: str, port: int) -> int |
     if given == port:
         raise ConfigurationError(INTERNAL_PORT, f"is the public port of this service ({port_name}); choose another one")
     return given or None
-
-
-def _check_component(environment: Environment, component: str) -> None:
-    """Every service knows which one it is; GATEWAY_COMPONENT may only say the same."""
-    given = environment.optional("GATEWAY_COMPONENT")
-    if given is not None and component in COMPONENTS and component_of(given) != component:
-        raise ConfigurationError("GATEWAY_COMPONENT", f"is {given!r}, but this is {component}; remove it or correct it")
 
 
 def _document(environment: Environment, gateway: GatewayConfig) -> dict[str, Any]:

@@ -16,15 +16,16 @@ UNUSED_MAX = 40
 
 _BOTH = ("ingress", "proc")
 _ALL = ("ingress", "proc", "proxylogin")
+_EVERY = (*_ALL, "metrics")
 _UP = ("kdcube up",)
 
 READERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        **dict.fromkeys(("KDCUBE_HOST", "INSTANCE_ID", "KDCUBE_REVISION", "LOG_LEVEL", "KDCUBE_FAILPOINTS"), _ALL),
+        **dict.fromkeys(("KDCUBE_HOST", "INSTANCE_ID", "KDCUBE_REVISION", "LOG_LEVEL", "KDCUBE_FAILPOINTS"), _EVERY),
         "KDCUBE_INTERNAL_PORT": _ALL,
-        **dict.fromkeys(("REDIS_URL", "DATABASE_URL", "POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DATABASE"), _ALL),
-        **dict.fromkeys(("POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_SSL"), _ALL),
-        **dict.fromkeys(("GATEWAY_CONFIG_JSON", "GATEWAY_COMPONENT", "GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP"), _ALL),
+        **dict.fromkeys(("REDIS_URL", "GATEWAY_CONFIG_JSON", "GATEWAY_COMPONENT"), _EVERY),
+        **dict.fromkeys(("DATABASE_URL", "POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DATABASE", "POSTGRES_USER"), _ALL),
+        **dict.fromkeys(("POSTGRES_PASSWORD", "POSTGRES_SSL", "GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP"), _ALL),
         **dict.fromkeys(("KDCUBE_HOME", "KDCUBE_STORAGE_PATH", "AGENTIC_BUNDLES_JSON", "AGENTIC_BUNDLES_ROOT"), _ALL),
         "BUNDLES_FORCE_ENV_ON_STARTUP": _ALL,
         **dict.fromkeys(("AUTH_PROVIDER", "IDP_DB_PATH", "KDCUBE_ANONYMOUS"), _ALL),
@@ -47,6 +48,7 @@ READERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys(("OIDC_CLIENT_SECRET", "OIDC_SCOPES", "PROXYLOGIN_RETURN_URL"), ("proxylogin",)),
         **dict.fromkeys(("PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_IDLE_SEC", "PROXYLOGIN_GRACE_SEC"), ("proxylogin",)),
         **dict.fromkeys(("PROXYLOGIN_PORT", "PROXYLOGIN_STOP_TIMEOUT_SEC"), ("proxylogin",)),
+        **dict.fromkeys(("METRICS_PORT", "METRICS_MODE", "METRICS_RUN_ONCE"), ("metrics",)),
         **dict.fromkeys(("KDCUBE_PORT", "KDCUBE_PROXY_TLS", "KDCUBE_PROXY_CERTIFICATE", "KDCUBE_PROXY_KEY"), _UP),
         **dict.fromkeys(("KDCUBE_TOKEN", "XDG_STATE_HOME", "NO_COLOR", "TERM"), ("kdcube chat",)),
     }
@@ -58,7 +60,7 @@ _REDIS = "REDIS_URL says where Valkey is, with the password"
 _FETCHED = "bundles without a path are fetched by git_url, and old versions removed by themselves"
 _SCANNING = "uploads are not scanned for viruses"
 _CODE = "there is no execution of code yet"
-_METRICS = "there is no metrics service yet"
+_TOLD_IN_VALKEY = "services tell their figures in Valkey; the metrics service asks nobody else"
 _GRANTED = 'bundles inherit nothing: grant it by name, with "secrets" in AGENTIC_BUNDLES_JSON'
 _MOUNTED = "a path of the host, for compose alone"
 
@@ -75,6 +77,9 @@ WITHOUT_MEANING: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("LOG_DIR", "LOG_FILE", "LOG_MAX_MB", "LOG_BACKUP_COUNT"), "logs go to standard error"),
         **dict.fromkeys(("KDCUBE_LLM_PROVIDER", "KDCUBE_LLM_BASE_URL", "KDCUBE_LLM_MODEL"), _GRANTED),
         "KDCUBE_LLM_API_KEY": _GRANTED,
+        **dict.fromkeys(("METRICS_INGRESS_BASE_URL", "METRICS_PROC_BASE_URL", "METRICS_HEADERS_JSON"), _TOLD_IN_VALKEY),
+        **dict.fromkeys(("METRICS_AUTH_HEADER_NAME", "METRICS_AUTH_HEADER_VALUE"), _TOLD_IN_VALKEY),
+        **dict.fromkeys(("METRICS_REQUEST_TIMEOUT_SEC", "METRICS_ENABLE_PG_POOL"), _TOLD_IN_VALKEY),
         "UV_INDEX_URL": "UV_DEFAULT_INDEX says it",
         "UV_EXTRA_INDEX_URL": "UV_INDEX says it",
         "CHAT_WEB_APP_CONFIG_FILE_PATH": "it is for the browser application",
@@ -92,7 +97,6 @@ _WITHOUT_MEANING_BY_PREFIX: Mapping[str, str] = MappingProxyType(
         "BUNDLE_REF_": _FETCHED,
         "PY_CODE_EXEC_": _CODE,
         "HOST_": _MOUNTED,
-        "METRICS_": _METRICS,
         "OIDC_SERVICE_": "no account of a service is needed",
         "STRIPE_": "there is no accounting",
         "SUBSCRIPTION_": "there is no accounting",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
 from kdcube.redis.sources import SourceReport
@@ -16,20 +17,29 @@ STALE_S = 15.0
 Json = dict[str, Any]
 
 
+class SourceState(StrEnum):
+    """Whether the report of a source counts."""
+
+    LIVE = "live"
+    STALE = "stale"
+    OTHER_RELEASE = "other_release"
+    """It has a shape that this release does not know."""
+
+
 def fresh(sources: Iterable[SourceReport]) -> list[Mapping[str, Any]]:
     """The reports that count: of processes that live, in the shape that this release knows."""
-    return [source.report for source in sources if source.report is not None and _state(source) == "live"]
+    return [source.report for source in sources if source.report is not None and state_of(source) is SourceState.LIVE]
 
 
 def instances(sources: Sequence[SourceReport]) -> list[Json]:
     """Every process that is listed, with its gauges while it lives."""
     told: list[Json] = []
     for source in sources:
-        report, state = source.report, _state(source)
+        report, state = source.report, state_of(source)
         entry: Json = {"instance": source.source, "state": state, "seen_s": round(source.age_s, 1)}
-        if report is not None and state != "other_release":
+        if report is not None and state is not SourceState.OTHER_RELEASE:
             entry |= {"component": report["component"], "started_ms": report["started_ms"], **report["about"]}
-        if report is not None and state == "live":
+        if report is not None and state is SourceState.LIVE:
             entry["gauges"] = {_named(gauge): gauge["value"] for gauge in report["gauges"]}
         told.append(entry)
     return told
@@ -74,10 +84,11 @@ def _percentiles(reports: Iterable[Mapping[str, int]]) -> Json:
     return told
 
 
-def _state(source: SourceReport) -> str:
+def state_of(source: SourceReport) -> SourceState:
     if source.report is not None and source.report.get("schema") != SCHEMA:
-        return "other_release"
-    return "live" if source.report is not None and source.age_s <= STALE_S else "stale"
+        return SourceState.OTHER_RELEASE
+    lives = source.report is not None and source.age_s <= STALE_S
+    return SourceState.LIVE if lives else SourceState.STALE
 
 
 def _named(gauge: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.load import Settings, load_service
-from kdcube.config.service import ServiceSettings
+from kdcube.config.process import ProcessSettings
 from kdcube.gateway.connections import BoundedHttp
 from kdcube.protocol.errors import ConfigurationError, KDCubeError
 from kdcube.telemetry import failpoints
@@ -37,7 +37,7 @@ class OfService(Settings, Protocol):
     """Settings of a service."""
 
     @property
-    def service(self) -> ServiceSettings: ...
+    def service(self) -> ProcessSettings: ...
 
 
 S = TypeVar("S", bound=OfService)

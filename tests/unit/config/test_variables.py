@@ -16,6 +16,7 @@ import pytest
 from kdcube.config.environment import Environment
 from kdcube.config.ingress import IngressSettings
 from kdcube.config.load import load_service, misspelt_variables
+from kdcube.config.metrics import MetricsSettings
 from kdcube.config.proc import ProcSettings
 from kdcube.config.proxylogin import ProxyLoginSettings
 from kdcube.config.variables import READERS, UNUSED_MAX, WITHOUT_MEANING, unused
@@ -78,7 +79,13 @@ LOGINS = {
 
 
 @pytest.mark.parametrize(
-    ("settings", "service"), [(IngressSettings, "ingress"), (ProcSettings, "proc"), (ProxyLoginSettings, "proxylogin")]
+    ("settings", "service"),
+    [
+        (IngressSettings, "ingress"),
+        (ProcSettings, "proc"),
+        (ProxyLoginSettings, "proxylogin"),
+        (MetricsSettings, "metrics"),
+    ],
 )
 def test_each_service_reads_what_it_is_said_to(settings, service):
     asked: set[str] = set()

@@ -1,0 +1,34 @@
+"""What the metrics service answers. It is for people and programs of the operator; nothing public leads here."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kdcube.gateway.answers import json_response
+from kdcube.metrics.gathering import Gathering
+from kdcube.metrics.scraped import Scraped
+from kdcube.metrics.views import combined_view, component_view
+
+
+class MetricsRoutes:
+    def __init__(self, gathering: Gathering, scraped: Scraped) -> None:
+        self._gathering = gathering
+        self._scraped = scraped
+
+    async def scrape(self, request: Request) -> Response:
+        """``GET /metrics``."""
+        told = self._scraped.answer(self._gathering.picture, request.headers.get("accept", ""))
+        return Response(told.body, headers={"content-type": told.content_type})
+
+    async def component(self, request: Request) -> Response:
+        """``GET /metrics/{component}/system``."""
+        view = component_view(self._gathering.picture, request.path_params["component"])
+        if view is None:
+            raise HTTPException(404)
+        return json_response(view)
+
+    async def combined(self, request: Request) -> Response:
+        """``GET /metrics/combined``."""
+        return json_response(combined_view(self._gathering.picture))
