@@ -69,8 +69,8 @@ $(UV): requirements/bootstrap.txt
 	@touch $@
 
 # The oldest server that is supported, which tests run against beside the embedded Valkey; certificates for TLS; the
-# proxy; a browser; an OpenID provider; git with its servers.
-TOOLS := redis-server openssl nginx chromium git sshd
+# proxy; a browser; an OpenID provider; git with its servers; Prometheus with promtool, and its push gateway.
+TOOLS := redis-server openssl nginx chromium git sshd prometheus prometheus-pushgateway
 PACKAGES := $(subst sshd,openssh-client openssh-server,$(TOOLS))
 test-tools: $(READY) tests/openid/node_modules/.ready
 	@PATH="$$PATH:/usr/sbin"; command -v $(TOOLS) | wc -l | grep -qx $(words $(TOOLS)) || \
