@@ -95,8 +95,8 @@ class Process:
     async def reap(self) -> None:
         pass
 
-    def beats(self) -> int:
-        return 0
+    def beats(self) -> bytes:
+        return b""
 
     def listen(self, on_verdict: Callable[[str, str, str], None]) -> None:
         pass

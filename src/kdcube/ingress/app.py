@@ -107,6 +107,7 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
                 epoch_watch=epochs,
                 turns=turns,
                 keys=keys,
+                instruments=foundation.instruments,
             )
         )
 
@@ -161,8 +162,6 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
             admin,
         )
         instruments = foundation.instruments
-        instruments.gauge("streams_open", lambda: streams.count)
-        instruments.gauge("streams_cap", lambda: streams.max_streams)
         if knowing.authenticator.breaker is not None:
             watch_breaker(instruments, "identity_provider", knowing.authenticator.breaker)
         reporting = Reporting(sources, instruments, live, service, "ingress", about=bundles.report)

@@ -40,6 +40,8 @@ HOST = "127.0.0.1"
 MAX_PROCESSES = 10
 _PROC_OFFSET = 10
 _PROXYLOGIN_OFFSET = 20
+_INTERNAL_OFFSET = 30
+"""From the port of a service to its internal one."""
 _VALKEY_OFFSET = 90
 _POSTGRES_OFFSET = 91
 _READY_LIMIT_S = 60.0
@@ -134,6 +136,7 @@ class Stack:
         wanted = {first + number: f"ingress-{number}" for number in range(options.ingress)}
         wanted |= {first + _PROC_OFFSET + number: f"proc-{number}" for number in range(options.proc)}
         wanted |= {first + _PROXYLOGIN_OFFSET: "proxylogin"} if self._signs_in else {}
+        wanted |= {port + _INTERNAL_OFFSET: f"the internal port of {what}" for port, what in wanted.items()}
         wanted |= proxy_ports(self.settings) if options.proxy else {}
         wanted |= {} if options.redis_url else {first + _VALKEY_OFFSET: "Valkey"}
         wanted |= {} if options.database_url else {first + _POSTGRES_OFFSET: "PostgreSQL"}
@@ -251,7 +254,12 @@ class Stack:
 
 def _service(name: str, number: int, port: int, variables: Mapping[str, str], stop_s: float) -> ServiceSpec:
     instance, url = f"{name}-{number}", f"http://{HOST}:{port}"
-    env = {**variables, "GATEWAY_COMPONENT": name, "INSTANCE_ID": f"{gethostname()}-{instance}"}
+    env = {
+        **variables,
+        "GATEWAY_COMPONENT": name,
+        "INSTANCE_ID": f"{gethostname()}-{instance}",
+        "KDCUBE_INTERNAL_PORT": str(port + _INTERNAL_OFFSET),
+    }
     program = Program((sys.executable, "-P", "-m", f"kdcube.{name}"), env)
 
     async def missing(_: int) -> str | None:

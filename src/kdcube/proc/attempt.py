@@ -26,6 +26,7 @@ from kdcube.proc.bundles.jobs import (
     Failed,
     HostLost,
     Outcome,
+    Service,
     Steer,
     TurnJob,
     TurnTooLarge,
@@ -63,6 +64,8 @@ class Attempt:
         self.claim_id = claim.claim_id
         self._attempt = 0
         self._started_ms: int | None = None
+        self._started_at = 0.0
+        self._spoke = False
         self._delivered = False
         """The bundle may have begun: from here on the turn is not repeated without leave."""
         self._steers_wait = False
@@ -120,6 +123,11 @@ class Attempt:
     # --- the sink of the bundle host ----------------------------------------------------------------------------------
 
     def emit(self, frame: Emit) -> None:
+        if not self._spoke:
+            self._spoke = True
+            self._desk.figures.spoke(self.envelope.bundle_id, time.monotonic() - self._started_at)
+        if type(frame) is Service and frame.type == "turn.usage":
+            self._desk.figures.used(self.envelope.bundle_id, frame.data)
         if self._writer:
             self._writer.write(frame)
 
@@ -201,9 +209,10 @@ class Attempt:
         outcome = await self._turn.until_done("proc.start", lambda: self._desk.turns.start(request), while_leased=True)
         if isinstance(outcome, Started):
             self._started_ms = outcome.started_ms
+            self._started_at = time.monotonic()
             waited_ms = outcome.started_ms - self._turn.claim.accepted_ms
-            waits = self._desk.instruments.histogram("turn_wait_seconds", user_type=self.envelope.user_type)
-            waits.observe(max(0, waited_ms) / 1000)
+            envelope = self.envelope
+            self._desk.figures.started(envelope.bundle_id, envelope.user_type, outcome.attempt, waited_ms)
         return outcome
 
     async def _open_log(self, version: str) -> LogWriter | None:
@@ -368,9 +377,8 @@ class Attempt:
             )
 
     def _measure(self, state: TurnState, ended_ms: int) -> None:
-        if self._started_ms is not None:
-            runs = self._desk.instruments.histogram("turn_run_seconds", bundle=self.envelope.bundle_id, state=state)
-            runs.observe(max(0, ended_ms - self._started_ms) / 1000)
+        ran_ms = None if self._started_ms is None else ended_ms - self._started_ms
+        self._desk.figures.ended(self.envelope.bundle_id, state, ran_ms)
 
     def _may_repeat(self, outcome: Outcome | KDCubeError) -> bool:
         match outcome:

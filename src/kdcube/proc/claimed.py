@@ -69,10 +69,11 @@ class ClaimedTurn:
 
     async def release(self) -> None:
         """Valkey: back to its place in the queue, if the claim is still the current one."""
-        await self.until_done(
+        if await self.until_done(
             "proc.release",
             lambda: self._desk.queue.release(self.turn_id, self.claim_id, epoch=self._desk.epoch_watch.current),
-        )
+        ):
+            self._desk.figures.returned()
 
     async def close(
         self,

@@ -9,6 +9,7 @@ from typing import Any
 from kdcube.config.bundles import BundleEntry
 from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.pool import HostPool
+from kdcube.proc.turn_figures import TurnFigures
 from kdcube.redis.epoch import EpochWatch
 from kdcube.redis.eventlog import EventLogs
 from kdcube.redis.queue import Queue
@@ -37,4 +38,4 @@ class Desk:
     epoch_watch: EpochWatch
     pool: HostPool
     grants: Callable[[BundleEntry], Awaitable[BundleGrant]]
-    instruments: Instruments = field(default_factory=Instruments)
+    figures: TurnFigures = field(default_factory=lambda: TurnFigures(Instruments()))

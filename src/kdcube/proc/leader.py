@@ -54,6 +54,8 @@ class Leader:
         self._next_reconcile = 0.0
         self._duties = duties or {}
         self._on_duty: list[asyncio.Task[None]] = []
+        self.leads = False
+        """Whether this proc held the lock when it looked last."""
 
     async def run(self) -> None:
         """Until cancelled. A store that is away is waited for; the lock may go to another proc meanwhile."""
@@ -75,8 +77,10 @@ class Leader:
         try:
             leads = await self._leadership.try_acquire()
         except BaseException:
+            self.leads = False
             await self._leave_duties()
             raise
+        self.leads = leads
         if not leads:
             await self._leave_duties()
         elif not self._on_duty:

@@ -15,6 +15,7 @@ from kdcube import __version__
 from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.config.gateway import GatewayConfig
 from kdcube.config.proc import ProcSettings
+from kdcube.config.sections import QUEUE_SIZE_MAX
 from kdcube.gateway.bundles.activity import Active, activity
 from kdcube.gateway.bundles.adopting import adopt_bundles
 from kdcube.gateway.bundles.following import follow_bundles
@@ -33,6 +34,7 @@ from kdcube.postgres.locks import Leadership
 from kdcube.postgres.releases import Releases
 from kdcube.postgres.turns import Turns
 from kdcube.proc.bundles.environments.environments import open_environments
+from kdcube.proc.bundles.figures import HostFigures
 from kdcube.proc.bundles.host import HostLimits
 from kdcube.proc.bundles.jobs import BundleUnavailable
 from kdcube.proc.bundles.pool import HostPool, open_host_pool
@@ -52,6 +54,7 @@ from kdcube.proc.reconciler import Reconciler
 from kdcube.proc.rest.app import Probes, create_app
 from kdcube.proc.rest.opening import open_operations
 from kdcube.proc.rest.operations import OperationRoutes
+from kdcube.proc.turn_figures import TurnFigures
 from kdcube.proc.worker import Worker
 from kdcube.protocol.errors import KDCubeError
 from kdcube.redis.connection import open_blocking_connection
@@ -132,9 +135,7 @@ class Proc:
                     run_dir=service.home / "run" / worker_id,
                     limits=_DEBUGGED if settings.debug_bundles else None,
                     on_change=self._room_changed,
-                    on_lost=lambda bundle_id, reason: instruments.counter(
-                        "hosts_lost", bundle=bundle_id, reason=reason
-                    ).add(),
+                    figures=HostFigures(instruments),
                     git=git,
                     environments=environments,
                     needed=needed,
@@ -146,7 +147,8 @@ class Proc:
             self.bundles.subscribe(lambda _: self.preparing.hurry())
             self.polling = Polling(self.bundles, releases, git, Actor(f"system:{worker_id}"))
             leadership = await enter(Leadership(service.database_url, *scope, "maintenance"))
-            reaper = Reaper(turns=turns, queue=queue, logs=logs, max_attempts=self._max_attempts)
+            figures = TurnFigures(instruments)
+            reaper = Reaper(turns=turns, queue=queue, logs=logs, max_attempts=self._max_attempts, figures=figures)
             reconciler = Reconciler(
                 turns=turns,
                 epochs=Epochs(self.database, *scope),
@@ -155,6 +157,7 @@ class Proc:
                 workers=workers,
                 queue_limit_s=live.current.limits.proc.max_queue_wait_seconds,
                 registered=lambda: self.bundles.current.known,
+                figures=figures,
             )
 
             eraser = Eraser(
@@ -206,7 +209,7 @@ class Proc:
                 epoch_watch=epoch_watch,
                 pool=self.pool,
                 grants=self._grant,
-                instruments=instruments,
+                figures=figures,
             )
             self.worker = Worker(
                 desk,
@@ -219,8 +222,11 @@ class Proc:
                 protection=self._protection(),
             )
             live.subscribe(lambda _: self._resize())
-            instruments.gauge("slots", lambda: self.worker.slots)
+            instruments.gauge("slots", lambda: 0 if self.worker.draining else self.worker.slots)
             instruments.gauge("turns_running", lambda: self.worker.running)
+            instruments.gauge("draining", lambda: int(self.worker.draining))
+            instruments.gauge("leading", lambda: int(leader.leads))
+            instruments.gauge("queue_cap", lambda: _cap(live.current))
             await enter(
                 Reporting(Sources(connection, keys), instruments, live, service, "proc", about=self._about).reporting()
             )
@@ -338,6 +344,12 @@ def _folders(environment: BundleRegistry, registered: Registered) -> list[Bundle
     """The folders that the environment names: whoever started this proc is told at once what is wrong with one."""
     served = {bundle_id: release.entry for bundle_id, release in registered.releases.items()}
     return [entry for entry in environment.bundles.values() if not entry.fetched and served.get(entry.id) == entry]
+
+
+def _cap(config: GatewayConfig) -> int | None:
+    """How many turns may wait; None without a limit."""
+    most = config.limits.proc.max_queue_size
+    return most if most < QUEUE_SIZE_MAX else None
 
 
 _DAY_S = 86_400.0

@@ -7,14 +7,16 @@ from collections.abc import Callable
 
 import structlog
 
-from kdcube.postgres.records import Ending, StoredTurn
+from kdcube.postgres.records import Ending, Finished, StoredTurn
 from kdcube.postgres.turns import Turns
 from kdcube.proc.outcomes import discarded_steers, line_of
+from kdcube.proc.turn_figures import TurnFigures
 from kdcube.protocol.cursors import Position
 from kdcube.protocol.events import Fold
 from kdcube.protocol.turns import TERMINAL, TurnState
 from kdcube.redis.eventlog import EventLogs
 from kdcube.redis.queue import ExpiredLease, Queue
+from kdcube.telemetry.instruments import Instruments
 
 log = structlog.get_logger()
 
@@ -34,6 +36,7 @@ class Reaper:
         queue: Queue,
         logs: EventLogs,
         max_attempts: Callable[[str], int],
+        figures: TurnFigures | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -41,6 +44,7 @@ class Reaper:
         self._queue = queue
         self._logs = logs
         self._max_attempts = max_attempts
+        self._figures = figures or TurnFigures(Instruments())
         self._clock = clock
         self._wall_clock = wall_clock
         self._ahead_s = wall_clock() - clock()
@@ -71,6 +75,7 @@ class Reaper:
 
     async def _settle(self, lease: ExpiredLease, epoch: int) -> None:
         log.warning("lease expired", turn_id=lease.turn_id, state=lease.state)
+        self._figures.expired(lease.state)
         if lease.state is TurnState.CLAIMED:
             # Valkey fences the claim; if its START was committed, whoever claims the turn next takes that back.
             await self._queue.release(lease.turn_id, lease.claim_id, epoch=epoch, only_expired=True)
@@ -113,11 +118,12 @@ class Reaper:
         ):
             return await self._turns.get(turn.turn_id)
         snapshot = (await self.fold(turn.turn_id)).snapshot()
-        await self._turns.finish(
+        state = TurnState.CANCELLED if turn.cancel_requested else TurnState.INTERRUPTED
+        finished = await self._turns.finish(
             Ending(
                 turn_id=turn.turn_id,
                 claim_id=claim_id,
-                state=TurnState.CANCELLED if turn.cancel_requested else TurnState.INTERRUPTED,
+                state=state,
                 ended_ms=time.time_ns() // 1_000_000,
                 text_by_marker=snapshot.text,
                 steps=snapshot.steps,
@@ -127,6 +133,8 @@ class Reaper:
                 else {"code": "worker_lost", "message": "The turn was interrupted."},
             )
         )
+        if isinstance(finished, Finished):
+            self._figures.ended(turn.bundle_id, state)
         return await self._turns.get(turn.turn_id)
 
     async def _said(self, turn: StoredTurn) -> Position:

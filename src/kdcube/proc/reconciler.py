@@ -11,12 +11,14 @@ from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.records import Unfinished as Row
 from kdcube.postgres.turns import Turns
 from kdcube.proc.outcomes import line_of
+from kdcube.proc.turn_figures import TurnFigures
 from kdcube.protocol.turns import TurnState
 from kdcube.redis.epoch import Unfinished, WorkingState
 from kdcube.redis.queue import Queue
 from kdcube.redis.server import ServerFacts
 from kdcube.redis.workers import Workers
 from kdcube.telemetry import failpoints
+from kdcube.telemetry.instruments import Instruments
 
 log = structlog.get_logger()
 
@@ -50,7 +52,9 @@ class Reconciler:
         queue_limit_s: float,
         bundle_limit_s: float = BUNDLE_LIMIT_S,
         registered: Callable[[], Collection[str]] | None = None,
+        figures: TurnFigures | None = None,
     ) -> None:
+        self._figures = figures or TurnFigures(Instruments())
         self._turns = turns
         self._epochs = epochs
         self._queue = queue
@@ -82,6 +86,7 @@ class Reconciler:
         """A new epoch from PostgreSQL: turns, occupancy, order. Published last."""
         epoch = await self._epochs.next()
         log.warning("rebuilding the working state", epoch=epoch)
+        self._figures.rebuilt()
         await self._working_state.begin(epoch)
         # From here on PostgreSQL refuses STARTs of the old epoch, so that no row starts behind our back.
         await self._epochs.publish(epoch)
@@ -147,6 +152,7 @@ class Reconciler:
 
     async def _fail(self, row: Row, epoch: int, error: dict[str, str]) -> None:
         if await self._turns.fail_queued(row.turn.turn_id, error, time.time_ns() // 1_000_000):
+            self._figures.ended(row.turn.bundle_id, TurnState.FAILED)
             turn = await self._turns.get(row.turn.turn_id)
             if turn is not None and row.envelope is not None:
                 await self._queue.finish(row.envelope, None, epoch=epoch, state=TurnState.FAILED, line=line_of(turn))

@@ -125,6 +125,7 @@ class Worker:
         attempt = self._attempts.get(turn_id)
         if attempt and attempt.claim_id == claim_id:
             log.warning("lease lost", turn_id=turn_id)
+            self._desk.figures.lost()
             attempt.lose()
 
     def cancelled(self, turn_id: str, claim_id: str) -> None:
@@ -213,6 +214,7 @@ class Worker:
         return claims
 
     def _begin(self, claim: Claim, epoch: int, sent_at: float) -> None:
+        self._desk.figures.claimed(claim.envelope.user_type)
         attempt = Attempt(self._desk, claim, epoch=epoch, on_slot_free=self._free_slot)
         self._attempts[claim.envelope.turn_id] = attempt
         self._all_done.clear()

@@ -84,7 +84,15 @@ async def open_proxylogin(
             signed_out_url=settings.signed_out_url,
         )
         keeping = Keeping(keyring, idle_s=settings.idle_s, lifetime_s=settings.lifetime_s, grace_s=settings.grace_s)
-        refresher = Refresher(logins, cache, sign_ins, keeping, instance=service.instance_id, clock=clock)
+        refresher = Refresher(
+            logins,
+            cache,
+            sign_ins,
+            keeping,
+            instance=service.instance_id,
+            instruments=foundation.instruments,
+            clock=clock,
+        )
         running = asyncio.create_task(refresher.run(), name="proxylogin-refresher")
         stack.push_async_callback(_ended, running, refresher)
 
@@ -116,6 +124,7 @@ async def open_proxylogin(
             secure=settings.logins.secure,
             addresses=Addresses(settings.trusted_proxies),
             buckets=buckets,
+            instruments=foundation.instruments,
             clock=clock,
         )
         instruments = foundation.instruments

@@ -24,6 +24,7 @@ from kdcube.protocol.errors import KDCubeError, StoreUnavailable
 from kdcube.proxylogin.keeping import Keeping
 from kdcube.proxylogin.provider import Granted, Refused, SignIns
 from kdcube.redis.logins import LoginCache
+from kdcube.telemetry.instruments import Instruments
 
 AT_ONCE = 20
 HELD_S = 45.0
@@ -52,8 +53,10 @@ class Refresher:
         keeping: Keeping,
         *,
         instance: str,
+        instruments: Instruments,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._instruments = instruments
         self._logins = logins
         self._cache = cache
         self._sign_ins = sign_ins
@@ -134,6 +137,7 @@ class Refresher:
         except Unsealable:
             log.error("login.not_readable")
             await self._postpone(due)
+            self._refreshed("failed")
             return
         if tokens.refresh_token is None:
             return
@@ -141,18 +145,25 @@ class Refresher:
             outcome = await self._sign_ins.refresh(tokens.refresh_token, before)
         except Unavailable as error:
             log.warning("login.refresh_failed", reason=str(error.__cause__ or error), failures=due.refresh_failures + 1)
+            self._refreshed("failed")
             await self._postpone(due)
         except KDCubeError as error:
             log.error("login.refresh_failed", reason=str(error))
+            self._refreshed("failed")
             await self._postpone(due)
         else:
             match outcome:
                 case Granted():
+                    self._refreshed("granted")
                     await self._store(due, outcome, outcome.refresh_token or tokens.refresh_token, tokens.id_token)
                     log.info("login.refreshed")
                 case Refused():
+                    self._refreshed("refused")
                     log.info("login.refused", error=outcome.error)
                     await self._end(due)
+
+    def _refreshed(self, outcome: str) -> None:
+        self._instruments.counter("login_refreshes", outcome=outcome).add()
 
     async def _store(self, due: DueLogin, granted: Granted, refresh_token: str, id_token: str | None) -> None:
         sealed = self._keeping.sealed(due.cookie_hash, granted, refresh_token, id_token, self._now_ms())

@@ -32,6 +32,7 @@ from kdcube.proxylogin.openapi import openapi_document
 from kdcube.proxylogin.provider import SignInFailed, SignIns
 from kdcube.proxylogin.refreshing import Refresher
 from kdcube.proxylogin.return_to import checked_return_to
+from kdcube.telemetry.instruments import Instruments
 
 BACKCHANNEL_MAX_BYTES = 64 * 1024
 _PROVIDER_ERROR = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -65,6 +66,7 @@ class AuthRoutes:
         secure: bool,
         addresses: Addresses,
         buckets: Buckets,
+        instruments: Instruments,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._attempts = attempts
@@ -81,6 +83,7 @@ class AuthRoutes:
         self._browser_cookie = "__Host-kdcube_signing_in" if secure else "kdcube_signing_in"
         self._addresses = addresses
         self._buckets = buckets
+        self._instruments = instruments
         self._clock = clock
 
     async def login(self, request: Request) -> Response:
@@ -98,8 +101,11 @@ class AuthRoutes:
         self._take_token(request)
         attempt = await self._resumed(request)
         try:
-            return await self._signed_in(request, attempt)
+            signed_in = await self._signed_in(request, attempt)
+            self._instruments.counter("sign_ins", outcome="signed_in").add()
+            return signed_in
         except (BadRequest, SignInFailed) as error:
+            self._instruments.counter("sign_ins", outcome="failed").add()
             logger.info("proxylogin.sign_in_failed", reason=str(error))
             actor = self._actor(request, "anonymous")
             await self._audit.record(actor, "login.failed", "", {"reason": str(error)}, outcome="refused")

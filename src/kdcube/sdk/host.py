@@ -45,6 +45,7 @@ from kdcube.sdk.wire import (
     Told,
     WireError,
     encode_frames,
+    lag_byte,
     to_host_decoder,
 )
 
@@ -119,7 +120,8 @@ def main() -> None:
     os.register_at_fork(after_in_child=lambda: _let_go(arguments.wire, arguments.beat))
     with os.fdopen(arguments.pulse, "rb") as file:
         pulse = mmap.mmap(file.fileno(), 8, prot=mmap.PROT_READ)
-    threading.Thread(target=_beat, args=(arguments.beat, pulse), name="beat", daemon=True).start()
+    lag = LoopLag()
+    threading.Thread(target=_beat, args=(arguments.beat, pulse, lag), name="beat", daemon=True).start()
 
     if arguments.debug:
         sys.breakpointhook = on_breakpoint
@@ -135,7 +137,9 @@ def main() -> None:
     gc.freeze()  # what import left behind is never garbage: later collections need not look at it
     wire.setblocking(False)
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        _run(runner.get_loop(), Host(bundle, operations).serve(wire))
+        lag.loop = runner.get_loop()
+        _run(lag.loop, Host(bundle, operations).serve(wire))
+        lag.loop = None
 
 
 def _run(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
@@ -170,12 +174,38 @@ def _first_message(wire: socket.socket) -> Load:
             sys.exit("kdcube host: the first message must be Load")
 
 
-def _beat(fd: int, pulse: mmap.mmap) -> None:
+class LoopLag:
+    """How long the event loop keeps others waiting, asked from another thread once a beat."""
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._asked_at: float | None = None
+        self._last_s: float | None = None
+
+    def look(self, now: float) -> float | None:
+        """The latest answer, or how long the loop has owed one; None before the first. ``now`` is monotonic."""
+        if self._asked_at is not None:
+            return now - self._asked_at
+        loop = self.loop
+        if loop is not None:
+            self._asked_at = now
+            try:
+                loop.call_soon_threadsafe(self._answer, now)
+            except RuntimeError:  # it has just been closed
+                self._asked_at = None
+        return self._last_s
+
+    def _answer(self, asked_at: float) -> None:
+        self._last_s = time.monotonic() - asked_at
+        self._asked_at = None
+
+
+def _beat(fd: int, pulse: mmap.mmap, lag: LoopLag) -> None:
     os.set_blocking(fd, False)
     felt, silent_s, before = pulse[:], 0.0, time.monotonic()
     while True:
         try:
-            os.write(fd, b".")
+            os.write(fd, bytes((lag_byte(lag.look(time.monotonic())),)))
         except BlockingIOError:
             pass  # proc has not read for long; it will find enough beats when it does
         except OSError:

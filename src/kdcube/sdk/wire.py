@@ -4,12 +4,14 @@ A frame is a big-endian 32-bit length and a msgpack array of messages, at most `
 that one side says within a tick of its loop goes out as one frame in one write. A message is a msgpack array that
 begins with its tag; ``turn`` and ``call`` are numbers that proc gives out, unique within one host process.
 
-The beat goes by a pipe of its own, a byte each second, written by a thread.
+The beat goes by a pipe of its own, a byte each second, written by a thread. The byte (``lag_byte``) says how long the
+host's event loop kept others waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 import time
 from collections.abc import Callable
@@ -30,9 +32,23 @@ CREDIT_STEP_BYTES = CREDIT_BYTES // 4
 """Proc acknowledges so much at once: most turns never need it. With the longest delta it is less than the credit, so
 what waits for an acknowledgement gets it."""
 BEAT_S = 1.0
+_LAG_STEPS = 16
+"""To a doubling of what a beat can say, which ends at 60 s."""
 PROC_SILENCE_S = 7.0
 """A host whose proc gives no sign of life for so long ends itself. Leases are renewed every 5 of 15 s: those of a proc
 that stands still last for 9.5 s more at least."""
+
+
+def lag_byte(seconds: float | None) -> int:
+    """A beat. None: it is not known."""
+    if seconds is None:
+        return 0
+    return max(1, min(255, round(_LAG_STEPS * math.log2(1 + 1000 * max(0.0, seconds))) + 1))
+
+
+def lag_of(beat: int) -> float | None:
+    """The seconds that a beat says, to 5 %; None when it does not know."""
+    return None if beat == 0 else (2 ** ((beat - 1) / _LAG_STEPS) - 1) / 1000
 
 
 class User(msgspec.Struct, frozen=True):

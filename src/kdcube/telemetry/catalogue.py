@@ -113,7 +113,7 @@ _TURNS = (
     _gauge("turns_running", "Turns under a claim of this worker."),
     _gauge("draining", "1 while the process takes nothing new."),
     _counter("claims", "Turns that were claimed.", "user_type"),
-    _counter("claims_returned", "Claimed turns that went back to the queue before they started."),
+    _counter("claims_returned", "Claims that gave their turn back to the queue."),
     _counter("attempts", "STARTs of turns.", "bundle"),
     _counter("attempts_repeated", "Of those, attempts behind the first.", "bundle"),
     _times("turn_wait_seconds", "From acceptance to START.", "user_type"),
@@ -128,11 +128,13 @@ _TURNS = (
 )
 
 _BUNDLES = (
-    _gauge("hosts", "Processes of bundles that take turns.", "bundle"),
+    _gauge("hosts", "Processes of bundles.", "bundle"),
     _counter("hosts_started", "Processes of bundles that were started and loaded.", "bundle"),
     _counter("hosts_lost", "Processes of bundles that ended otherwise than by proc's will.", "bundle", "reason"),
     _gauge("host_memory_bytes", "Memory of the processes of a bundle (resident).", "bundle", unit="bytes"),
-    _times("host_loop_lag_seconds", "How long a bundle's event loop kept others waiting, asked each second.", "bundle"),
+    _times(
+        "host_loop_lag_seconds", "Delays in the event loops of a bundle, asked each second.", "bundle"
+    ),
     _gauge("operations_running", "Operations that run."),
     _gauge("operations_waiting", "Operations that wait for a place."),
     _gauge("operations_cap", "Operations that may run at once."),

@@ -59,7 +59,7 @@ def exits_after(pulse: Pulse, steps: list[tuple[float, bool]], monkeypatch: pyte
     reads, writes = os.pipe()
     memory = mmap.mmap(pulse.fd, 8, prot=mmap.PROT_READ)
     try:
-        host._beat(writes, memory)
+        host._beat(writes, memory, host.LoopLag())
     except Exited:
         return time.slept
     except StopIteration:

@@ -28,6 +28,7 @@ from kdcube.redis.queue import Queue
 from kdcube.redis.rates import Left, Sender
 from kdcube.redis.workers import Workers
 from kdcube.telemetry.failpoints import hit
+from kdcube.telemetry.instruments import Instruments
 
 _WAITING = frozenset({TurnState.QUEUED, TurnState.STEERING})
 _RECEIPTS: Mapping[TurnState, ReceiptState] = {
@@ -75,7 +76,9 @@ class Accepting:
         turns: Turns,
         epochs: EpochWatch,
         cancelling: Cancelling,
+        instruments: Instruments | None = None,
     ) -> None:
+        self._instruments = instruments or Instruments()
         self._admission = admission
         self._queue = queue
         self._workers = workers
@@ -100,10 +103,16 @@ class Accepting:
         Raises Conflict, NotFound, RateLimited, Unavailable (``outcome_unknown``: the turn may run), EpochMismatch, and
         StoreUnavailable when nothing was begun because a store is known to be away.
         """
-        task = asyncio.create_task(self._accept(envelope, sender))
+        task = asyncio.create_task(self._counted(envelope, sender))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return await asyncio.shield(task)
+
+    async def _counted(self, envelope: TurnEnvelope, sender: Sender) -> Acceptance:
+        accepted = await self._accept(envelope, sender)
+        outcome = "duplicate" if accepted.duplicate else "admitted" if accepted.receipt is None else "delivered"
+        self._instruments.counter("admissions", outcome=outcome, user_type=envelope.user_type).add()
+        return accepted
 
     async def _accept(self, envelope: TurnEnvelope, sender: Sender) -> Acceptance:
         await self._turns.available()
@@ -125,6 +134,9 @@ class Accepting:
             raise _outcome_unknown(error) from error
         match outcome:
             case Rejected():
+                self._instruments.counter(
+                    "admissions_refused", reason=outcome.reason, user_type=envelope.user_type
+                ).add()
                 refusal = _rejection(outcome)
                 refusal.left = outcome.left
                 raise refusal

@@ -18,6 +18,7 @@ from kdcube.protocol.turns import TurnState
 from kdcube.redis.epoch import EpochWatch
 from kdcube.redis.queue import Queue
 from kdcube.telemetry.failpoints import hit
+from kdcube.telemetry.instruments import Instruments
 
 _UNFINISHED = frozenset({TurnState.QUEUED, TurnState.RUNNING, TurnState.STEERING})
 
@@ -31,7 +32,15 @@ def now_ms() -> int:
 class Cancelling:
     """Cancels turns and conversations of their owner."""
 
-    def __init__(self, turns: Turns, conversations: Conversations, queue: Queue, epochs: EpochWatch) -> None:
+    def __init__(
+        self,
+        turns: Turns,
+        conversations: Conversations,
+        queue: Queue,
+        epochs: EpochWatch,
+        instruments: Instruments | None = None,
+    ) -> None:
+        self._instruments = instruments or Instruments()
         self._turns = turns
         self._conversations = conversations
         self._queue = queue
@@ -82,6 +91,7 @@ class Cancelling:
         envelope, turn = await self._turns.envelope(turn_id), await self._turns.get(turn_id)
         if envelope is None or turn is None:
             return
+        self._instruments.counter("turns_ended", bundle=turn.bundle_id, state=TurnState.CANCELLED).add()
         line = terminal_line(TurnState.CANCELLED, ts_ms=now_ms(), attempt=turn.attempt)
         await self._queue.finish(
             envelope, None, epoch=self._epochs.current, state=TurnState.CANCELLED, line=line, discarded=discarded

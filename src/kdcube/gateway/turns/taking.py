@@ -41,12 +41,14 @@ async def open_taking(
     conversations = Conversations(foundation.database, *foundation.scope)
     admission = Admission(connection, keys, limiter.admission)
     queue = Queue(connection, keys)
-    cancelling = Cancelling(turns, conversations, queue, epochs)
+    instruments = foundation.instruments
+    cancelling = Cancelling(turns, conversations, queue, epochs, instruments)
 
     def enforce(_: GatewayConfig) -> None:
         admission.limits = limiter.admission
         queue.running_per_user = admission.limits.running_per_user
 
     foundation.live.subscribe(enforce)
-    async with Accepting(admission, queue, Workers(connection, keys), turns, epochs, cancelling) as accepting:
+    workers = Workers(connection, keys)
+    async with Accepting(admission, queue, workers, turns, epochs, cancelling, instruments) as accepting:
         yield Taking(Composer(foundation.live, bundles), accepting, cancelling, conversations, queue)

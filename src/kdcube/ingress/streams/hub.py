@@ -15,6 +15,7 @@ from functools import partial
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from kdcube.ingress.streams.figures import StreamFigures
 from kdcube.ingress.streams.lines import ENDED, snapshot_line, stored_head, stored_lines
 from kdcube.ingress.streams.settings import Clock, StreamSettings
 from kdcube.ingress.streams.sources import Channels, LogReader, StoredTurns
@@ -43,7 +44,9 @@ class LogHub:
         settings: StreamSettings,
         clock: Clock,
         tasks: Tasks,
+        figures: StreamFigures,
     ) -> None:
+        self.figures = figures
         self._reader = logs
         self._channels = channels
         self._turns = turns

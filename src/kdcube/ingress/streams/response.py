@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from kdcube.gateway.caller import Caller
+from kdcube.ingress.streams.figures import EndReason, StreamFigures, StreamKind
 from kdcube.ingress.streams.outlets import AsgiOutlet, ConnectionOutlet, Outlet, hand_over_of
 from kdcube.ingress.streams.projection.sse import KEEP_ALIVE
 from kdcube.ingress.streams.settings import Clock, StreamSettings
@@ -76,8 +77,9 @@ class EventStream:
     """An ASGI response of server-sent events, of unknown length."""
 
     __slots__ = (
-        "_clock", "_closed", "_dismissed", "_farewell", "_fetching", "_finished", "_hands_over", "_outlet", "_registry",
-        "_settings", "_silent", "_since", "_source", "_tasks", "_woken", "opened_by", "was_cut",
+        "_clock", "_closed", "_dismissed", "_end", "_farewell", "_fetching", "_figures", "_finished", "_hands_over",
+        "_kind", "_outlet", "_registry", "_resumed", "_settings", "_silent", "_since", "_source", "_tasks", "_woken",
+        "opened_by", "was_cut",
     )  # fmt: skip
 
     def __init__(
@@ -87,7 +89,10 @@ class EventStream:
         settings: StreamSettings,
         clock: Clock,
         tasks: Tasks,
+        figures: StreamFigures,
         *,
+        kind: StreamKind,
+        resumed: bool,
         farewell: Callable[[], bytes],
         opened_by: Caller | None = None,
         hands_over: bool = True,
@@ -105,6 +110,11 @@ class EventStream:
         self._settings = settings
         self._clock = clock
         self._tasks = tasks
+        self._figures = figures
+        self._kind = kind
+        self._resumed = resumed
+        self._end = EndReason.LEFT
+        """Why it ends, as far as is known."""
         self._farewell = farewell
         self._hands_over = hands_over
         self._outlet: Outlet | None = None
@@ -139,6 +149,7 @@ class EventStream:
     def _open(self, outlet: Outlet) -> None:
         self._outlet = outlet
         self._since = self._clock.monotonic()
+        self._figures.opened(self._kind, resumed=self._resumed)
         self._registry.opened(self)
         self._source.open(self.wake)
         self.wake()  # it may follow what is known here already
@@ -166,6 +177,7 @@ class EventStream:
         assert self._outlet is not None
         if self._outlet.paused or self._finished:
             if now - self._since >= self._settings.stall_s:
+                self._end = EndReason.STALLED
                 self.cut()
         elif now - self._since >= self._settings.keepalive_s:
             self._silent = True
@@ -176,6 +188,8 @@ class EventStream:
     def cut(self) -> None:
         """Ends it at once, whatever it waits for."""
         self.was_cut = True
+        if self._end is EndReason.LEFT:
+            self._end = EndReason.DRAINED if self._dismissed else EndReason.CUT
         if self._outlet is not None:
             self._outlet.abort()
         self.gone()
@@ -188,10 +202,12 @@ class EventStream:
                 self._fetching.cancel()
             self._source.close()
             self._registry.closed(self)
+            self._figures.ended(self._end)
 
     def _fail(self, error: Exception) -> None:
         assert self._outlet is not None
         self._outlet.abort(error)
+        self._end = EndReason.FAILED
         self.gone()
 
     # --- writing
@@ -231,10 +247,12 @@ class EventStream:
     def _write(self, outlet: Outlet, data: bytes) -> None:
         self._silent = False
         self._since = self._clock.monotonic()
+        self._figures.bytes.add(len(data))
         outlet.write(data)
 
     def _finish(self, outlet: Outlet) -> None:
         self._finished = True
+        self._end = EndReason.DRAINED if self._dismissed else EndReason.COMPLETED
         outlet.finish()
 
     async def _fetch(self, outlet: Outlet) -> None:

@@ -16,6 +16,7 @@ from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import NotFound, Unavailable
 from kdcube.ingress.streams.completion_stream import CompletionStream
 from kdcube.ingress.streams.feed import FeedHub
+from kdcube.ingress.streams.figures import StreamFigures, StreamKind
 from kdcube.ingress.streams.hub import LogHub
 from kdcube.ingress.streams.opening import once_rebuilt, open_at
 from kdcube.ingress.streams.positions import Positions
@@ -30,6 +31,7 @@ from kdcube.ingress.streams.turn_stream import TurnStream, no_id, turn_place
 from kdcube.ingress.streams.user_stream import UserStream
 from kdcube.protocol.ids import check_client_id, new_id
 from kdcube.redis.keys import Keys
+from kdcube.telemetry.instruments import Instruments
 
 _FULL_RETRY_S = 5.0
 
@@ -49,6 +51,7 @@ class Streams:
         epoch_watch: EpochSource,
         turns: StoredTurns,
         keys: Keys,
+        instruments: Instruments | None = None,
         settings: StreamSettings | None = None,
         clock: Clock | None = None,
     ) -> None:
@@ -61,7 +64,11 @@ class Streams:
         self._keys = keys
         self._epochs = epoch_watch
         self._tasks = Tasks()
-        self._hub = LogHub(logs, subscriber, turns, keys, settings, clock, self._tasks)
+        instruments = instruments or Instruments()
+        instruments.gauge("streams_open", lambda: self.count)
+        instruments.gauge("streams_cap", lambda: self.max_streams)
+        self._figures = StreamFigures(instruments)
+        self._hub = LogHub(logs, subscriber, turns, keys, settings, clock, self._tasks, self._figures)
         self._feed_hub = FeedHub(feeds, subscriber, keys, settings, clock, self._tasks)
         self._positions = Positions(self._hub, queue, epoch_watch, settings, clock, self._tasks)
         self._projection = sse.KDCubeSse()
@@ -129,6 +136,8 @@ class Streams:
                 clock=self._clock,
             ),
             caller,
+            StreamKind.USER,
+            resumed=cursor is not None,
         )
 
     async def turn_stream(self, request: Request, caller: Caller, turn_id: str) -> EventStream:
@@ -142,7 +151,8 @@ class Streams:
             turn = await self._turns.find(caller.anonymous_user_id, turn_id)
         if turn is None:
             raise NotFound("There is no such turn.")
-        place = turn_place(turn.turn_id, _cursor(request), request.query_params.get("offset"))
+        cursor, offset = _cursor(request), request.query_params.get("offset")
+        place = turn_place(turn.turn_id, cursor, offset)
         return self._respond(
             TurnStream(
                 self._hub,
@@ -153,6 +163,8 @@ class Streams:
                 clock=self._clock,
             ),
             caller,
+            StreamKind.TURN,
+            resumed=cursor is not None or offset is not None,
         )
 
     def completion_stream(self, turn_id: str, completion: Completion, caller: Caller) -> EventStream:
@@ -167,7 +179,8 @@ class Streams:
             clock=self._clock,
         )
         # What is to be done when the client leaves is up to the request, so that it keeps the connection.
-        return self._respond(CompletionStream(turn, completion), caller, completion.leave, hands_over=False)
+        answer = CompletionStream(turn, completion)
+        return self._respond(answer, caller, StreamKind.COMPLETION, farewell=completion.leave, hands_over=False)
 
     def check_room(self) -> None:
         """Raises Unavailable when no stream may be opened."""
@@ -179,7 +192,14 @@ class Streams:
             )
 
     def _respond(
-        self, source: Source, caller: Caller, farewell: Callable[[], bytes] | None = None, *, hands_over: bool = True
+        self,
+        source: Source,
+        caller: Caller,
+        kind: StreamKind,
+        *,
+        resumed: bool = False,
+        farewell: Callable[[], bytes] | None = None,
+        hands_over: bool = True,
     ) -> EventStream:
         return EventStream(
             source,
@@ -187,6 +207,9 @@ class Streams:
             self._settings,
             self._clock,
             self._tasks,
+            self._figures,
+            kind=kind,
+            resumed=resumed,
             farewell=farewell or self._farewell,
             opened_by=caller,
             hands_over=hands_over,

@@ -153,9 +153,12 @@ class Track:
 
     def _deliver(self, frames: list[bytes], first: bytes | None) -> bytes:
         self.offset += len(frames)
+        figures = self._hub.figures
+        figures.events.add(len(frames))
         prefix = self._ids(self)
         data = prefix + (prefix.join(frames) if len(frames) > 1 else frames[0])
         if first is not None and first.startswith(b"snapshot "):
+            figures.resyncs.add()
             data = self._notice() + data
         log = self.log
         if log.closed and self.offset == log.tail:
@@ -220,6 +223,8 @@ class Track:
             return b""
         self._enter(folded.life)
         self.offset = folded.offset
+        self._hub.figures.events.add()
+        self._hub.figures.resyncs.add()
         frame = self._projection.frame(log.head, folded.life.incarnation, folded.offset, folded.line)
         return self._notice() + self._ids(self) + frame
 

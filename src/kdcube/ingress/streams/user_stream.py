@@ -273,6 +273,7 @@ class UserStream:
             else:
                 self._offset = offset
                 self._mover = None
+        self._hub.figures.events.add(len(parts))
         self._drop_orphans()
         self._feed_awake = self._feed is not None and self._offset < self._feed.tail
         return b"".join(parts)

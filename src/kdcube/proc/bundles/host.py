@@ -402,15 +402,18 @@ class BundleHost:
 
     # ---- limits
 
-    def watch(self, elapsed_s: float) -> None:
-        """Looks at the beat and at every turn's limits. ``elapsed_s``: since the last look.
+    def watch(self, elapsed_s: float) -> float | None:
+        """Looks at the beat and at every turn's limits. ``elapsed_s``: since the last look. Returns how long the host's
+        event loop keeps others waiting (s), when the host has said that since.
 
         Time in which proc itself stood still does not count as the host's silence.
         """
         if self.lost or not self._loaded.done():
-            return
-        if self._process.beats():
+            return None
+        lag_s = None
+        if beats := self._process.beats():
             self._silent_s = 0.0
+            lag_s = wire.lag_of(beats[-1])
         else:
             self._silent_s += min(elapsed_s, 2 * self.limits.watch_interval_s)
         if self._silent_s > self.limits.beat_timeout_s:
@@ -423,6 +426,7 @@ class BundleHost:
                 elif now - turn.heard_at > self.entry.idle_limit_s and turn.unacknowledged <= 0:
                     # with text unacknowledged it is the log that is slow, not the bundle
                     turn.stop("Nothing was heard for too long.", "idle_limit")
+        return lag_s
 
     def _judged(self, word: str, limit: str, figures: str) -> None:
         """What the keeper found: ``over`` means that it ends the process now."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from kdcube.config.bundles import BundleEntry
 from kdcube.proc.bundles.environments.environments import Environments
 from kdcube.proc.bundles.environments.failure import EnvironmentNotBuilt
+from kdcube.proc.bundles.figures import HostFigures
 from kdcube.proc.bundles.host import BundleHost, BundleLoadError, HostLimits
 from kdcube.proc.bundles.limits import Machine, ProcessLimits, warn_of_limits
 from kdcube.proc.bundles.losses import Losses
@@ -36,6 +37,7 @@ class Launcher:
     def __init__(
         self, sources: Sources, environments: Environments | None, *, run_dir: Path, pulse_fd: int, limits: HostLimits,
         clock: Callable[[], float], bounded: Callable[[BundleEntry], BundleEntry], losses: Losses,
+        figures: HostFigures,
     ) -> None:  # fmt: skip
         self._sources = sources
         self._environments = environments
@@ -44,6 +46,7 @@ class Launcher:
         self._limits = limits
         self._bounded = bounded
         self._losses = losses
+        self._figures = figures
         self._machine = Machine.here()
         self._numbers = count()
         self.clock = clock
@@ -68,7 +71,7 @@ class Launcher:
             if self._environments is not None:
                 interpreter = await self._environments.prepared(code, entry)
                 code, python = code.with_release(interpreter.release), interpreter.path
-            return await BundleHost.launch(
+            host = await BundleHost.launch(
                 self._bounded(entry), code, run_dir=self._run_dir, pulse_fd=self._pulse_fd, limits=self._limits,
                 process_limits=ProcessLimits.of(entry, self._machine, next(self._numbers)), clock=self.clock,
                 on_change=changed, python=python,
@@ -78,6 +81,8 @@ class Launcher:
             if isinstance(error, EnvironmentNotBuilt):
                 raise (CodeMissing if error.later else BundleLoadError)(entry.id, str(error)) from error
             raise
+        self._figures.started(entry.id)
+        return host
 
     async def try_out(self, entry: BundleEntry, revision: str | None) -> Prepared:
         """Whether the bundle loads, in a host that takes no turns and has left when this returns.

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from kdcube.proc.bundles.figures import HostFigures
 from kdcube.proc.bundles.host import BundleHost
-
-OnLost = Callable[[str, str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +22,10 @@ class Lost:
 
 
 class Losses:
-    """Counts hosts that ended otherwise than by proc's will. ``on_lost`` is told the bundle and the reason."""
+    """Counts hosts that ended otherwise than by proc's will."""
 
-    def __init__(self, on_lost: OnLost) -> None:
-        self._on_lost = on_lost
+    def __init__(self, figures: HostFigures) -> None:
+        self._figures = figures
         self._counts: dict[str, Counter[str]] = {}
         self._last: dict[str, str] = {}
 
@@ -40,7 +39,7 @@ class Losses:
         self._counts.setdefault(bundle_id, Counter())[reason] += 1
         moment = datetime.now(UTC).isoformat(timespec="seconds")
         self._last[bundle_id] = f"{moment} {reason}: {figures}" if figures else f"{moment} {reason}"
-        self._on_lost(bundle_id, reason)
+        self._figures.lost(bundle_id, reason)
 
     def of(self, bundle_id: str) -> Lost:
         return Lost(dict(self._counts.get(bundle_id, {})), self._last.get(bundle_id))

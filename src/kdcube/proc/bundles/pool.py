@@ -16,15 +16,17 @@ import structlog
 
 from kdcube.config.bundles import BundleEntry
 from kdcube.proc.bundles.environments.environments import Environments
+from kdcube.proc.bundles.figures import HostFigures
 from kdcube.proc.bundles.host import BundleHost, BundleLoadError, HostLimits
 from kdcube.proc.bundles.jobs import BundleUnavailable
 from kdcube.proc.bundles.launching import Launcher, Prepared
-from kdcube.proc.bundles.losses import Losses, Lost, OnLost
+from kdcube.proc.bundles.losses import Losses, Lost
 from kdcube.proc.bundles.pulse import Pulse
 from kdcube.proc.bundles.release import BundleRelease
 from kdcube.proc.bundles.seat import Seat
 from kdcube.proc.bundles.serving import ServedBundle
 from kdcube.proc.bundles.sources.source import Fetching, Sources
+from kdcube.telemetry.instruments import Instruments
 
 _log = structlog.get_logger("kdcube.bundle")
 
@@ -54,7 +56,7 @@ class HostPool:
         self, sources: Sources, environments: Environments | None, *, slots: int, group_size: int, run_dir: Path,
         limits: HostLimits,
         clock: Callable[[], float], on_change: Callable[[], None], bounded: Callable[[BundleEntry], BundleEntry],
-        on_lost: OnLost,
+        figures: HostFigures,
     ) -> None:  # fmt: skip
         self.slots = slots
         """May be changed: what runs goes on."""
@@ -66,10 +68,12 @@ class HostPool:
         self._served: dict[str, ServedBundle] = {}
         self.pulse = Pulse()
         """To be beaten twice a second or so while leases may be renewed; before the first beat hosts do not look."""
-        self._losses = Losses(on_lost)
+        self._losses = Losses(figures)
+        self._figures = figures
+        figures.watch(lambda: {id_: [host.pid for host in of.processes] for id_, of in self._served.items()})
         self._launcher = Launcher(
             sources, environments, run_dir=run_dir, pulse_fd=self.pulse.fd, limits=limits, clock=clock,
-            bounded=bounded, losses=self._losses,
+            bounded=bounded, losses=self._losses, figures=figures,
         )  # fmt: skip
         self._draining = False
         self._keepers: set[asyncio.Task[None]] | None = None
@@ -258,7 +262,9 @@ class HostPool:
             now = self._clock()
             for served in list(self._served.values()):
                 for host in list(served.processes):
-                    host.watch(now - before)
+                    lag_s = host.watch(now - before)
+                    if lag_s is not None:
+                        self._figures.lag(served.id, lag_s)
                 served.retire_idle(now)
             before = now
 
@@ -267,7 +273,7 @@ class HostPool:
 async def open_host_pool(
     releases: Mapping[str, BundleRelease], default: str | None = None, *, slots: int, group_size: int = 8,
     run_dir: Path, limits: HostLimits | None = None, clock: Callable[[], float] = time.monotonic,
-    on_change: Callable[[], None] = lambda: None, on_lost: OnLost = lambda bundle_id, reason: None,
+    on_change: Callable[[], None] = lambda: None, figures: HostFigures | None = None,
     git: Fetching | None = None, environments: Environments | None = None,
     needed: Collection[str] = (), bounded: Callable[[BundleEntry], BundleEntry] = lambda entry: entry,
 ) -> AsyncGenerator[HostPool]:  # fmt: skip
@@ -276,14 +282,15 @@ async def open_host_pool(
 
     ``slots``: turns that run here at once, over all bundles; ``group_size``: at most so many in one process.
     ``run_dir`` gets a private folder for each host. ``clock`` is monotonic, in seconds. ``on_change`` is called when
-    ``room`` or ``status`` may have changed, ``on_lost`` (bundle, reason) when a host is lost; they must not wait.
+    ``room`` or ``status`` may have changed; it must not wait. ``figures`` counts.
     ``bounded`` gives an entry the limits of this place.
     Raises BundleLoadError when a bundle that is ``needed`` does not load: it is there when the pool is open.
     """
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)  # noqa: ASYNC240 - once, at start
     pool = HostPool(
         Sources(git), environments, slots=slots, group_size=group_size, run_dir=run_dir, limits=limits or HostLimits(),
-        clock=clock, on_change=on_change, bounded=bounded, on_lost=on_lost,
+        clock=clock, on_change=on_change, bounded=bounded,
+        figures=figures or HostFigures(Instruments()),
     )  # fmt: skip
     try:
         pool.apply(releases, default)

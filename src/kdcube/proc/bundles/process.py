@@ -130,14 +130,14 @@ class HostProcess:
 
     # ---- what is heard of it
 
-    def beats(self) -> int:
-        """How many came since the last call. Nobody is woken by a beat: whoever floods them fills a pipe."""
+    def beats(self) -> bytes:
+        """Those that came since the last call. Nobody is woken by a beat: whoever floods them fills a pipe."""
         if self.exited.done():
-            return 0
+            return b""
         try:
-            return len(os.read(self._beat_fd, _BEATS_READ_BYTES))
+            return os.read(self._beat_fd, _BEATS_READ_BYTES)
         except BlockingIOError:
-            return 0
+            return b""
 
     def listen(self, on_verdict: OnVerdict) -> None:
         """``on_verdict(word, limit, figures)`` is told what the keeper says of limits: ``over`` or ``full``."""
