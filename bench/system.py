@@ -69,7 +69,7 @@ def environment(folder: Path) -> dict[str, str]:
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "KDCUBE_HOME": str(folder / "home"),
-        "KDCUBE_PORT": str(free_port(1, 10, 90, 91)),
+        "KDCUBE_PORT": str(free_port(1, 10, 30, 31, 40, 90, 91)),
         "GATEWAY_CONFIG_JSON": json.dumps(GATEWAY),
     }
 

@@ -46,7 +46,7 @@ class Stack:
 
     def __init__(self, folder: Path, variables: dict[str, str]) -> None:
         self.home = folder / "home"
-        self.port = free_port(1, 2, 3, 10, 11, 20, 70, 71, 90, 91)
+        self.port = free_port(1, 2, 3, 10, 11, 20, 30, 31, 32, 33, 40, 41, 50, 70, 71, 90, 91)
         self._auth = folder / "users.json"
         self._auth.write_text(json.dumps(USERS))
         self.signs_in_by_file = "AUTH_PROVIDER" not in variables

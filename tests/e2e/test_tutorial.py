@@ -41,7 +41,7 @@ class Newcomer:
             os.utime(file, (0, 0))
         for name in SET_UP:
             (self.clone / name).symlink_to(ROOT / name)
-        self.port = free_port(1, 10, 90, 91)
+        self.port = free_port(1, 10, 30, 31, 40, 90, 91)
         self.first: Terminal | None = None
         self.printed = ""
         self.exported = folder / "exported"

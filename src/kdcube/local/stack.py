@@ -193,6 +193,7 @@ class Stack:
             **self._knowing_callers(),
             "INGRESS_CONTAINER_STOP_TIMEOUT_SEC": str(stop_s),
             "CHAT_APP_PORT": str(port),
+            "KDCUBE_INTERNAL_PORT": str(port + _INTERNAL_OFFSET),
         }
         return _service("ingress", number, port, variables, stop_s)
 
@@ -233,6 +234,7 @@ class Stack:
             **self._signing_in(),
             "PROXYLOGIN_STOP_TIMEOUT_SEC": str(stop_s),
             "PROXYLOGIN_PORT": str(port),
+            "KDCUBE_INTERNAL_PORT": str(port + _INTERNAL_OFFSET),
         }
         return _service("proxylogin", 0, port, variables, stop_s)
 
@@ -247,6 +249,7 @@ class Stack:
             **({} if self.options.slots is None else {"KDCUBE_SLOTS": str(self.options.slots)}),
             "PROC_CONTAINER_STOP_TIMEOUT_SEC": str(stop_s),
             "CHAT_PROCESSOR_PORT": str(port),
+            "KDCUBE_INTERNAL_PORT": str(port + _INTERNAL_OFFSET),
             **({"KDCUBE_WATCH": "1"} if self.options.watch else {}),
         }
         return _service("proc", number, port, variables, stop_s)
@@ -254,12 +257,7 @@ class Stack:
 
 def _service(name: str, number: int, port: int, variables: Mapping[str, str], stop_s: float) -> ServiceSpec:
     instance, url = f"{name}-{number}", f"http://{HOST}:{port}"
-    env = {
-        **variables,
-        "GATEWAY_COMPONENT": name,
-        "INSTANCE_ID": f"{gethostname()}-{instance}",
-        "KDCUBE_INTERNAL_PORT": str(port + _INTERNAL_OFFSET),
-    }
+    env = {**variables, "GATEWAY_COMPONENT": name, "INSTANCE_ID": f"{gethostname()}-{instance}"}
     program = Program((sys.executable, "-P", "-m", f"kdcube.{name}"), env)
 
     async def missing(_: int) -> str | None:

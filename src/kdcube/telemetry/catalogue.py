@@ -132,9 +132,7 @@ _BUNDLES = (
     _counter("hosts_started", "Processes of bundles that were started and loaded.", "bundle"),
     _counter("hosts_lost", "Processes of bundles that ended otherwise than by proc's will.", "bundle", "reason"),
     _gauge("host_memory_bytes", "Memory of the processes of a bundle (resident).", "bundle", unit="bytes"),
-    _times(
-        "host_loop_lag_seconds", "Delays in the event loops of a bundle, asked each second.", "bundle"
-    ),
+    _times("host_loop_lag_seconds", "Delays in the event loops of a bundle, asked each second.", "bundle"),
     _gauge("operations_running", "Operations that run."),
     _gauge("operations_waiting", "Operations that wait for a place."),
     _gauge("operations_cap", "Operations that may run at once."),
