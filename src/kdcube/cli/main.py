@@ -24,6 +24,12 @@ _CONFIG_COMMANDS = {
     "schema": "Print a JSON Schema of the configuration, for editors.",
 }
 
+_CAPACITY_COMMANDS = {
+    "plan": "Tell how many tasks, slots, connections and cores a load takes.",
+    "simulate": "Tell what happens over time when a load comes.",
+    "scenario": "Print a scenario to simulate.",
+}
+
 _REGISTRY_COMMANDS = {
     "list": "Show the bundles that are registered, and what runs of them.",
     "add": "Register a bundle, and wait until it runs.",
@@ -54,6 +60,10 @@ def create_app() -> cyclopts.App:
     for name, summary in _CONFIG_COMMANDS.items():
         config.command(f"kdcube.cli.config:{name}", name=name, help=summary)
     app.command(config)
+    capacity = cyclopts.App(name="capacity", help="Plan for a load, and simulate it.")
+    for name, summary in _CAPACITY_COMMANDS.items():
+        capacity.command(f"kdcube.cli.capacity:{name}", name=name, help=summary)
+    app.command(capacity)
     return app
 
 
