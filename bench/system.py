@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,14 +63,14 @@ class System:
         return CpuMeter(pids)
 
 
-def environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path, gateway: Mapping[str, Any] = GATEWAY) -> dict[str, str]:
     """For ``kdcube`` with a home in ``folder``, on ports that are free."""
     return {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "KDCUBE_HOME": str(folder / "home"),
         "KDCUBE_PORT": str(free_port(1, 10, 30, 31, 40, 90, 91)),
-        "GATEWAY_CONFIG_JSON": json.dumps(GATEWAY),
+        "GATEWAY_CONFIG_JSON": json.dumps(gateway),
     }
 
 
@@ -80,16 +80,27 @@ def kdcube(env: dict[str, str], *args: str) -> None:
 
 
 @contextmanager
-def running_system(bundles: Callable[[Path], dict[str, Any]] | None = None) -> Iterator[System]:
-    """Two ingress processes, one proc with 64 slots, the bench bundle as the default one.
+def running_system(
+    bundles: Callable[[Path], dict[str, Any]] | None = None,
+    *,
+    slots: int = SLOTS,
+    gateway: Mapping[str, Any] = GATEWAY,
+    tokens: Mapping[str, Any] | None = None,
+) -> Iterator[System]:
+    """Two ingress processes, one proc with so many slots, the bench bundle as the default one.
 
-    ``bundles`` gives the registry of others, for a home that will be there.
+    ``bundles`` gives the registry of others, for a home that will be there. ``tokens``: who may sign in, by token.
     """
     with tempfile.TemporaryDirectory(prefix="kdcube-bench-") as folder:
-        env = environment(Path(folder))
+        env = environment(Path(folder), gateway)
+        auth: list[str] = []
+        if tokens is not None:
+            path = Path(folder) / "tokens.json"
+            path.write_text(json.dumps(tokens))
+            auth = ["--auth", str(path)]
         if bundles is not None:
             env["AGENTIC_BUNDLES_JSON"] = json.dumps(bundles(Path(env["KDCUBE_HOME"])))
-        kdcube(env, "up", "--detach", "--slots", str(SLOTS), "--bundle", str(BUNDLE))
+        kdcube(env, "up", "--detach", "--slots", str(slots), "--bundle", str(BUNDLE), *auth)
         try:
             yield System(Path(env["KDCUBE_HOME"]), env)
         finally:
