@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench import (
     admissions,
     bundle_hosts,
+    capacity,
     commits,
     gateway,
     idle_streams,
@@ -30,6 +31,7 @@ BENCHES: tuple[Bench, ...] = tuple(
         streams,
         idle_streams,
         admissions,
+        capacity,
         gateway,
         settling,
         commits,

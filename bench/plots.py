@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pygal
-from bench.report import Chart
-from pygal.style import Style
+from bench.report import Chart, Curves
 
-_STYLE = Style(
-    background="white",
-    plot_background="white",
-    font_family="sans-serif",
-    title_font_size=16,
-    label_font_size=12,
-    legend_font_size=12,
-    value_font_size=11,
-    colors=("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#9c6b4e"),
-)
+from kdcube.capacity.plots import STYLE, curves, without_scripts
+
 _ROW_PX, _FRAME_PX = 46, 130
 
 
-def draw(chart: Chart, folder: Path) -> None:
-    """Writes ``folder/NAME.svg``: bars side by side, or stacked when their sum means something."""
+def draw(chart: Chart | Curves, folder: Path) -> None:
+    """Writes ``folder/NAME.svg``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{chart.name}.svg").write_bytes(_bars(chart) if isinstance(chart, Chart) else _lines(chart))
+
+
+def _lines(chart: Curves) -> bytes:
+    return curves(chart.title, chart.series, x_title=chart.x_title, y_title=chart.y_title)
+
+
+def _bars(chart: Chart) -> bytes:
+    """Side by side, or stacked when their sum means something."""
     kind = pygal.HorizontalStackedBar if chart.stacked else pygal.HorizontalBar
     rows = len(chart.labels) * (1 if chart.stacked else len(chart.series))
     plot = kind(
-        style=_STYLE,
+        style=STYLE,
         title=chart.title,
         width=800,
         height=_FRAME_PX + _ROW_PX * max(rows, 3),
@@ -42,6 +42,4 @@ def draw(chart: Chart, folder: Path) -> None:
     plot.x_labels = list(reversed(chart.labels))  # drawn from the bottom
     for name, values in chart.series.items():
         plot.add(name, list(reversed(values)))
-    folder.mkdir(parents=True, exist_ok=True)
-    # The script that pygal adds names folders of this machine, and pages do not run it anyway.
-    (folder / f"{chart.name}.svg").write_bytes(re.sub(rb"<script.*?</script>", b"", plot.render(), flags=re.DOTALL))
+    return without_scripts(plot.render())

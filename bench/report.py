@@ -86,13 +86,24 @@ class Chart:
 
 
 @dataclass(frozen=True, slots=True)
+class Curves:
+    """Lines through points (x, y), by name. ``name`` is the file's."""
+
+    name: str
+    title: str
+    series: dict[str, Sequence[tuple[float, float]]]
+    x_title: str
+    y_title: str
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """How one bench appears in the report. ``how``: what was done, in a few sentences."""
 
     title: str
     how: str
     tables: Sequence[Table]
-    charts: Sequence[Chart] = ()
+    charts: Sequence[Chart | Curves] = ()
     targets: Sequence[Target] = ()
 
 

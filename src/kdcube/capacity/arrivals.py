@@ -1,4 +1,4 @@
-"""Messages over time: an inhomogeneous Poisson process for each kind of senders, by thinning (Lewis and Shedler, 1979)."""
+"""Messages over time: an inhomogeneous Poisson process by thinning (Lewis and Shedler, 1979)."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -38,7 +37,7 @@ MEASURED = Costs(
     {"ingress": 675, "proc": 505, "bundle hosts": 131, "valkey": 504, "postgres": 453},
     {"ingress": 0.43, "proc": 1.32, "bundle hosts": 0.90, "valkey": 0.04, "postgres": 0.25},
 )
-"""docs/performance.md, "Turns per second": what this code costs, on that machine, without what bundles do themselves."""
+"""docs/performance.md, "Turns per second": what this code costs, on that machine, without what bundles do."""
 
 
 class _Spread(msgspec.Struct):
@@ -77,5 +76,6 @@ def read_costs(path: Path) -> Costs:
         ) from None
 
 
-def _said(error: Any) -> str:
-    return error.strerror if isinstance(error, OSError) else str(error) or "a part is missing"
+def _said(error: Exception) -> str:
+    told = error.strerror if isinstance(error, OSError) else str(error)
+    return told or "a part is missing"

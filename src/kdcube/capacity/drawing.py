@@ -17,9 +17,7 @@ def draw(course: Course) -> dict[str, bytes]:
     at = [moment.at_s / 60 for moment in moments]
     time, name = "minutes", course.scenario.name
     return {
-        "waits": curves(
-            f"{name}: wait p95, by when the message came", waits, x_title=time, y_title="seconds"
-        ),
+        "waits": curves(f"{name}: wait p95, by when the message came", waits, x_title=time, y_title="seconds"),
         "turns": curves(
             f"{name}: turns and slots",
             {

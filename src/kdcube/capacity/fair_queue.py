@@ -58,9 +58,7 @@ class FairQueue(Generic[T]):
     is admitted once, claimed once and ended once.
     """
 
-    def __init__(
-        self, shares: Mapping[UserType, ClassShare] = DEFAULT_SHARES, *, running_per_user: int = 8
-    ) -> None:
+    def __init__(self, shares: Mapping[UserType, ClassShare] = DEFAULT_SHARES, *, running_per_user: int = 8) -> None:
         self._classes = {name: _Class(share.weight, share.share) for name, share in shares.items()}
         self._cap = running_per_user
         self._clock = 0.0

@@ -1,4 +1,4 @@
-"""Service times as the running system has measured them: histograms in reports of processes or of the metrics service."""
+"""Service times as the running system has measured them: histograms in its reports."""
 
 from __future__ import annotations
 

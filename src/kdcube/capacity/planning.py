@@ -67,7 +67,7 @@ class Plan:
 
 
 def waits_at_all(slots: int, offered: float) -> float:
-    """Erlang C: the share of turns that find no free slot. ``offered``: turns that would run at once, below ``slots``."""
+    """Erlang C: the share of turns that find no free slot. ``offered``: turns that run at once, below ``slots``."""
     blocked = 1.0  # Erlang B by its recursion
     for number in range(1, slots + 1):
         blocked = offered * blocked / (number + offered * blocked)
@@ -118,7 +118,11 @@ def plan(demand: Demand, config: GatewayConfig, costs: Costs) -> Plan:
             *connections.lines,
             *_pressure(demand, config, needed),
             *(
-                Line(f"cores of {name}", f"{core / CPU_BUSY:.1f}", f"{core:.2f} busy, {costs.told(name)}; at {CPU_BUSY:.0%}")
+                Line(
+                    f"cores of {name}",
+                    f"{core / CPU_BUSY:.1f}",
+                    f"{core:.2f} busy, {costs.told(name)}; at {CPU_BUSY:.0%}",
+                )
                 for name, core in cores.items()
             ),
         ],
@@ -167,7 +171,9 @@ def _ingress(demand: Demand, config: GatewayConfig, cores: float) -> _Ingress:
             f"{demand.streams / (left * cap):.0%}",
             f"streams / cap of {left} processes, {demand.spare} missing",
         ),
-        Line("memory of streams", f"{demand.streams * _STREAM_KB / 1024:.0f} MB", f"{_STREAM_KB:g} KB each, all in all"),
+        Line(
+            "memory of streams", f"{demand.streams * _STREAM_KB / 1024:.0f} MB", f"{_STREAM_KB:g} KB each, all in all"
+        ),
     ]
     return _Ingress(processes, lines)
 
@@ -197,9 +203,7 @@ def _connections(config: GatewayConfig, ingress: int, tasks: int) -> _Connection
 def _pressure(demand: Demand, config: GatewayConfig, needed: int) -> list[Line]:
     pressure = config.backpressure.ingress
     capacity = needed * demand.slots * (1 - pressure.capacity_buffer) * pressure.queue_depth_multiplier
-    waiting = min(
-        capacity * pressure.hard_limit_threshold - needed * demand.slots, config.limits.proc.max_queue_size
-    )
+    waiting = min(capacity * pressure.hard_limit_threshold - needed * demand.slots, config.limits.proc.max_queue_size)
     drained = waiting * demand.run.mean_s / (needed * demand.slots)
     return [
         Line(

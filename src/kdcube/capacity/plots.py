@@ -24,7 +24,7 @@ def curves(title: str, series: Mapping[str, Points], *, x_title: str, y_title: s
     chart: Any = cast(Any, pygal).XY(
         style=STYLE, title=title, x_title=x_title, y_title=y_title, width=800, height=380, js=(), dots_size=1.5,
         show_x_guides=False, legend_at_bottom=True, legend_at_bottom_columns=3, include_x_axis=True,
-        value_formatter=lambda value: f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}",
+        value_formatter=_told,
     )  # fmt: skip
     for name, points in series.items():
         chart.add(name, [*points], show_dots=len(points) <= 80)
@@ -34,3 +34,7 @@ def curves(title: str, series: Mapping[str, Points], *, x_title: str, y_title: s
 def without_scripts(svg: bytes) -> bytes:
     """The script that pygal adds names folders of this machine, and pages do not run it anyway."""
     return re.sub(rb"<script.*?</script>", b"", svg, flags=re.DOTALL)
+
+
+def _told(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 10 else f"{value:.2g}"

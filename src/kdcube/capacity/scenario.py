@@ -38,7 +38,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     pass
 
 
-class RunTimes(_Part):
+class RunTimes(_Part, frozen=True):
     """Give ``p50_s`` and ``p95_s``, or ``fixed_s``, or ``values_s`` as measured."""
 
     p50_s: Positive | None = None
@@ -58,7 +58,7 @@ class RunTimes(_Part):
         raise ValueError("give p50_s and p95_s, or fixed_s, or values_s")
 
 
-class Slow(_Part):
+class Slow(_Part, frozen=True):
     """From when until when a bundle takes ``factor`` times as long: by what it calls, as a model that is busy."""
 
     from_s: Seconds
@@ -66,7 +66,7 @@ class Slow(_Part):
     factor: Annotated[float, Meta(gt=0, le=1_000)]
 
 
-class BundleLoad(_Part):
+class BundleLoad(_Part, frozen=True):
     """How a bundle runs."""
 
     run: RunTimes
@@ -77,18 +77,20 @@ class BundleLoad(_Part):
     """How long a further process takes to start."""
 
 
-class Senders(_Part):
+class Senders(_Part, frozen=True):
     """Users of one class who send to one bundle."""
 
     turns_per_s: Curve
     bundle: str
     user_type: UserType = UserType.REGISTERED
     users: Annotated[int, Meta(ge=1, le=1_000_000)] = 1_000
-    same_conversation: Share = 0.2
-    """How many of a user's messages go on with the conversation before, where they may have to wait for it."""
+    same_conversation: Share = 0.0
+    """How many of a user's messages go on with the conversation before without waiting for its answer: then they wait
+    until it is there.
+    """
 
 
-class Tasks(_Part):
+class Tasks(_Part, frozen=True):
     """What runs turns: tasks of proc."""
 
     count: Annotated[int, Meta(ge=1, le=1_000)] = 2
@@ -99,7 +101,7 @@ class Tasks(_Part):
     """From a claim to the START of a turn, which a turn waits for also where nothing is in its way."""
 
 
-class Scaling(_Part):
+class Scaling(_Part, frozen=True):
     """Target tracking by Application Auto Scaling, as ``scaling.py`` says."""
 
     signal: Literal["backlog_per_slot", "load_per_slot", "wait_p95_s"] = "backlog_per_slot"
@@ -114,7 +116,7 @@ class Scaling(_Part):
     """Between the exports of the signal; also the period of the alarms."""
 
 
-class Scenario(_Part):
+class Scenario(_Part, frozen=True):
     """All of it."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100)]

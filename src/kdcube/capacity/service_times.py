@@ -41,9 +41,9 @@ class ServiceTimes:
         if not 0 < p50_s <= p95_s:
             raise ValueError("p50_s must be above 0 and p95_s not below it")
         sigma = math.log(p95_s / p50_s) / _Z95
-        inverse = statistics.NormalDist(math.log(p50_s), sigma).inv_cdf if sigma else lambda _: math.log(p50_s)
+        logs = statistics.NormalDist(math.log(p50_s), max(sigma, 1e-12))
         return cls._with_mean(
-            (math.exp(inverse(share)) for share in _shares()), p50_s * math.exp(sigma * sigma / 2)
+            (math.exp(logs.inv_cdf(share)) for share in _shares()), p50_s * math.exp(sigma * sigma / 2)
         )
 
     @classmethod

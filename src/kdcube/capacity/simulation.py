@@ -1,9 +1,9 @@
 """A scenario by discrete events: messages, admission, the fair queue, slots, starts of tasks, and the scaling policy.
 
 What decides in the real system decides here by the same rules: the queue (``fair_queue.py``), refusals (as
-``redis/lua/admit.lua``), workers that claim as many turns as they have room for, processes of a bundle that double while
-they fill, scale-in that takes idle tasks only (ECS protects those with turns). Left out: rates of users, turns that end
-by a limit, cancels, and what a busy CPU adds to every turn: ``service_times`` are to be measured where that is in them.
+``redis/lua/admit.lua``), workers that claim as many turns as they have room for, processes of a bundle that double
+while they fill, scale-in that takes idle tasks only (ECS protects those with turns). Left out: rates of users, limits
+and cancels that end turns, and what a busy CPU adds to every turn: run times are to be measured where that is in them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import simpy
 
@@ -201,12 +201,12 @@ class Simulation:
         self._waits.append(turn.started_s - turn.accepted_s)
         run = self._times[turn.bundle].draw(self._random) * _slowness(bundle, turn.started_s)
         done = env.timeout(overhead + run, turn)
-        done.callbacks.append(self._end)
+        cast("list[Callable[[simpy.Event], None]]", done.callbacks).append(self._end)
 
     def _end(self, done: simpy.Event) -> None:
-        turn: Turn = done.value
+        turn = done.value
+        assert isinstance(turn, Turn) and turn.task is not None
         task = turn.task
-        assert task is not None
         turn.ended_s, turn.task = self._env.now, None
         task.free += 1
         task.turns[turn.bundle] -= 1
@@ -296,9 +296,14 @@ class Simulation:
         queue = self._queue
         self._moments.append(
             Moment(
-                self._env.now, queue.waiting, queue.claimed, self._slots, len(self._tasks), self._desired,
+                self._env.now,
+                queue.waiting,
+                queue.claimed,
+                self._slots,
+                len(self._tasks),
+                self._desired,
                 self._refused.total(),
-            )  # fmt: skip
+            )
         )
 
 

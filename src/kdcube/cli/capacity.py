@@ -189,9 +189,7 @@ def _gateway(file: Path | None) -> GatewayConfig:
 def _with_tasks(given: Scenario, tasks: int | None) -> Scenario:
     if tasks is None:
         return given
-    scaling = given.scaling and replace(
-        given.scaling, min_tasks=tasks, max_tasks=max(tasks, given.scaling.max_tasks)
-    )
+    scaling = given.scaling and replace(given.scaling, min_tasks=tasks, max_tasks=max(tasks, given.scaling.max_tasks))
     return replace(given, tasks=replace(given.tasks, count=tasks), scaling=scaling)
 
 
@@ -199,9 +197,7 @@ def _with_signal(given: Scenario, signal: str | None, target: float | None) -> S
     scaling = given.scaling
     if scaling is None:
         raise InvalidInput("signal", "--signal and --target say how it is scaled, and this is not scaled")
-    return replace(
-        given, scaling=replace(scaling, signal=signal or scaling.signal, target=target or scaling.target)
-    )
+    return replace(given, scaling=replace(scaling, signal=signal or scaling.signal, target=target or scaling.target))
 
 
 def _show(outcome: Outcome) -> None:
