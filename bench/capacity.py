@@ -227,7 +227,7 @@ class People:
         self._sessions = sessions
         self._all = connections
         self._streams = close_streams
-        self._free = asyncio.LifoQueue[Messages]()
+        self._free = asyncio.Queue[Messages]()  # in turn, so that none is idle for so long that it is closed
         for connection in connections:
             self._free.put_nowait(connection)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, cast
 from kdcube.capacity.service_times import ServiceTimes
 from kdcube.config.documents import UnreadableDocument, read_json
 from kdcube.protocol.errors import InvalidInput
+from kdcube.telemetry.instruments import BOUNDS
 
 RUNS = "turn_run_seconds"
 """From the START of a turn to its end, by bundle and state."""
@@ -29,7 +31,12 @@ class Measured:
         return self.buckets.total()
 
     def add(self, histogram: Mapping[str, Any]) -> None:
-        self.buckets.update({int(index): count for index, count in histogram["buckets"].items()})
+        buckets: Any = histogram["buckets"]
+        if isinstance(buckets, list):  # of the metrics service: [upper end in seconds or null, count]
+            pairs = cast("list[tuple[float | None, int]]", buckets)
+            self.buckets.update({len(BOUNDS) if end is None else bisect_left(BOUNDS, end): n for end, n in pairs})
+        else:  # of a process: by index
+            self.buckets.update({int(index): n for index, n in buckets.items()})
         self.sum_s += histogram["sum_s"]
 
     def times(self) -> ServiceTimes:
@@ -38,12 +45,12 @@ class Measured:
 
 
 def by_bundle(document: Any, name: str = RUNS) -> dict[str, Measured]:
-    """Of every histogram ``name`` in the document (a report, a list of them, what holds them), by its label ``bundle``;
-    ``""`` where it has none.
+    """Of every histogram ``name``, whatever holds it (reports of processes, or ``GET /metrics/combined``
+    of the metrics service), by its label ``bundle``; ``""`` where it has none.
     """
     found: dict[str, Measured] = {}
     for histogram in _histograms(document, name):
-        found.setdefault(histogram.get("labels", {}).get("bundle", ""), Measured()).add(histogram)
+        found.setdefault(histogram["labels"].get("bundle", ""), Measured()).add(histogram)
     return found
 
 
@@ -77,8 +84,8 @@ def _histograms(document: Any, name: str) -> Iterator[Mapping[str, Any]]:
             yield from _histograms(item, name)
     elif isinstance(document, dict):
         members = cast("dict[str, Any]", document)
-        if members.get("name") == name and "buckets" in members and "sum_s" in members:
-            yield members
+        if members.get("name") == name:
+            yield {"labels": members.get("labels", {}), **members.get("total", members)}
         else:
             for member in members.values():
                 yield from _histograms(member, name)
