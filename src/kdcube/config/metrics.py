@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Self
 
 from kdcube.config.environment import Environment
+from kdcube.config.exporting import ExportSettings
 from kdcube.config.process import ProcessSettings
 from kdcube.protocol.errors import ConfigurationError
 
@@ -27,14 +28,17 @@ class MetricsSettings:
     service: ProcessSettings
     run_once: bool
     """Gather, export, and end: for whoever starts it by the clock."""
+    export: ExportSettings
 
     @classmethod
     def read(cls, environment: Environment) -> Self:
         """Raises ConfigurationError."""
         _check_mode(environment)
+        service = ProcessSettings.read(environment, component="metrics", port_name="METRICS_PORT", port=8090)
         return cls(
-            service=ProcessSettings.read(environment, component="metrics", port_name="METRICS_PORT", port=8090),
+            service=service,
             run_once=environment.flag("METRICS_RUN_ONCE", False),
+            export=ExportSettings.read(environment, service.gateway),
         )
 
 

@@ -158,7 +158,7 @@ class SecretSettings:
     @classmethod
     def read(cls, environment: Environment, references: Iterable[SecretReference] = ()) -> Self:
         """``references``: those that are known at the start. Raises ConfigurationError."""
-        _ask_for_credentials(environment)
+        ask_for_credentials(environment)
         for reference in references:
             if reference.vault in (None, Vault.ENV):
                 environment.secret(reference.name)
@@ -176,7 +176,7 @@ class SecretSettings:
         )
 
 
-def _ask_for_credentials(environment: Environment) -> None:
+def ask_for_credentials(environment: Environment) -> None:
     """The library of AWS reads these itself, when it is first needed: here they only count as read."""
     environment.secret("AWS_ACCESS_KEY_ID")
     environment.secret("AWS_SECRET_ACCESS_KEY")

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from kdcube.config.environments import ENVIRONMENT_VARIABLES
+from kdcube.config.exporting import EXPORT_VARIABLES
 from kdcube.config.git import GIT_VARIABLES
 from kdcube.config.secrets import AWS_VARIABLES, SECRET_VARIABLES
 
@@ -48,7 +49,9 @@ READERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys(("OIDC_CLIENT_SECRET", "OIDC_SCOPES", "PROXYLOGIN_RETURN_URL"), ("proxylogin",)),
         **dict.fromkeys(("PROXYLOGIN_LIFETIME_SEC", "PROXYLOGIN_IDLE_SEC", "PROXYLOGIN_GRACE_SEC"), ("proxylogin",)),
         **dict.fromkeys(("PROXYLOGIN_PORT", "PROXYLOGIN_STOP_TIMEOUT_SEC"), ("proxylogin",)),
-        **dict.fromkeys(("METRICS_PORT", "METRICS_MODE", "METRICS_RUN_ONCE"), ("metrics",)),
+        **dict.fromkeys(("METRICS_PORT", "METRICS_MODE", "METRICS_RUN_ONCE", *EXPORT_VARIABLES), ("metrics",)),
+        **dict.fromkeys(("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"), (*_BOTH, "metrics")),
+        **dict.fromkeys(AWS_VARIABLES, (*_BOTH, "metrics")),
         **dict.fromkeys(("KDCUBE_PORT", "KDCUBE_PROXY_TLS", "KDCUBE_PROXY_CERTIFICATE", "KDCUBE_PROXY_KEY"), _UP),
         **dict.fromkeys(("KDCUBE_TOKEN", "XDG_STATE_HOME", "NO_COLOR", "TERM"), ("kdcube chat",)),
     }

@@ -5,20 +5,25 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import structlog
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
+from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.metrics import MetricsSettings
 from kdcube.gateway.edge import Edge
-from kdcube.gateway.probes import Probes
+from kdcube.gateway.measuring import watch_process
+from kdcube.gateway.probes import Check, Probes
 from kdcube.gateway.routing import no_route, route
 from kdcube.metrics.gathering import Gathering
 from kdcube.metrics.routes import MetricsRoutes
 from kdcube.metrics.scraped import Scraped
+from kdcube.metrics.targets import open_exporter
 from kdcube.redis.connection import open_connection
 from kdcube.redis.keys import Keys
+from kdcube.telemetry.instruments import Instruments
 
-SCRAPE_TTL_S = 1.0
+logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
 class Metrics:
@@ -49,16 +54,26 @@ async def open_gathering(settings: MetricsSettings) -> AsyncGenerator[Gathering]
 async def open_metrics(settings: MetricsSettings) -> AsyncGenerator[Metrics]:
     """Gathers, and builds the application. Raises ConfigurationError, StoreUnavailable."""
     async with AsyncExitStack() as stack:
-        gathering = await stack.enter_async_context(open_gathering(settings))
-        await stack.enter_async_context(gathering.running())
+        enter = stack.enter_async_context
+        gathering = await enter(open_gathering(settings))
+        await enter(gathering.running())
+        instruments = Instruments()
+        watch_process(instruments)
+        exporter = await enter(open_exporter(settings.export, lambda: gathering.picture, instruments))
 
         async def sight() -> None:
             gathering.check()
 
+        checks: dict[str, Check] = {"valkey": sight}
+        if settings.export.scheduled:
+            await enter(exporter.exporting())
+            checks["export"] = exporter.check
+        elif settings.export.wanted:
+            logger.warning("export.not_scheduled", remedy="set METRICS_SCHEDULER_ENABLED=1")
         probes = Probes(
-            service="metrics", instance=settings.service.instance_id, report=dict[str, object], checks={"valkey": sight}
+            service="metrics", instance=settings.service.instance_id, report=dict[str, object], checks=checks
         )
-        routes = MetricsRoutes(gathering, Scraped(SCRAPE_TTL_S))
+        routes = MetricsRoutes(gathering, Scraped(settings.export.scrape_ttl_s, instruments), settings.export)
         yield Metrics(Edge(_router(routes, probes)), probes)
 
 
@@ -67,6 +82,7 @@ def _router(metrics: MetricsRoutes, probes: Probes) -> Router:
         [
             route("/metrics", GET=metrics.scrape),
             route("/metrics/combined", GET=metrics.combined),
+            route("/metrics/export", GET=metrics.export),
             route("/metrics/{component}/system", GET=metrics.component),
             route("/live", GET=probes.health),
             route("/health", GET=probes.health),

@@ -8,6 +8,9 @@ from structlog.typing import FilteringBoundLogger
 from kdcube.config.metrics import MetricsSettings
 from kdcube.gateway.serving import DrainingServer, http_config, listening, run_service
 from kdcube.metrics.app import open_gathering, open_metrics
+from kdcube.metrics.sending import ExportFailed
+from kdcube.metrics.targets import open_exporter
+from kdcube.telemetry.instruments import Instruments
 
 STOP_TIMEOUT_S = 10.0
 
@@ -35,6 +38,9 @@ async def run_once(settings: MetricsSettings) -> None:
     async with open_gathering(settings) as gathering:
         await gathering.gather()
         gathering.check()
+        async with open_exporter(settings.export, lambda: gathering.picture, Instruments()) as exporter:
+            if failures := await exporter.export():
+                raise ExportFailed("; ".join(failures), again=True)
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from typing import Any
 from kdcube.metrics.picture import QUEUE, Component, Picture
 from kdcube.telemetry.catalogue import CATALOGUE, Merge
 from kdcube.telemetry.exposition import COMPONENT, Exposed, exposed
-from kdcube.telemetry.instruments import Key
+from kdcube.telemetry.instruments import Instruments, Key
 
 Json = dict[str, Any]
 
@@ -20,8 +20,10 @@ Json = dict[str, Any]
 class Scraped:
     """Answers that are good for another scrape as long as ``ttl_s``, unless what is stale changes."""
 
-    def __init__(self, ttl_s: float, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, ttl_s: float, own: Instruments, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """``own``: what this service counts of itself."""
         self._ttl_s = ttl_s
+        self._own = own
         self._monotonic = monotonic
         self._kept: dict[str, tuple[float, dict[str, bool], Exposed]] = {}
 
@@ -33,7 +35,7 @@ class Scraped:
             return kept[2]
         if len(self._kept) > _FORMS_MAX:
             self._kept.clear()
-        answer = exposed(reports_of(picture), accept)
+        answer = exposed([*reports_of(picture), {**self._own.totals(), COMPONENT: "metrics"}], accept)
         self._kept[accept] = (now, stale, answer)
         return answer
 

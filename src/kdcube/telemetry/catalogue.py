@@ -164,7 +164,21 @@ _PROCESSES = (
     _times("loop_lag_seconds", "How much later than asked the event loop woke a task, tried twice a second."),
 )
 
-_SERVICE = (_gauge("component_stale", "1 for a component without a fresh report; its other figures are left out."),)
+_SERVICE = (
+    _gauge("component_stale", "1 for a component without a fresh report; its other figures are left out."),
+    _gauge(
+        "export_age_seconds",
+        "Time since a target of exports (cloudwatch, pushgateway) took one.",
+        "target",
+        unit="seconds",
+        merge=Merge.MAX,
+    ),
+    _counter(
+        "exports",
+        "Exports by outcome: sent, failed, or nothing, as all sources were stale.",
+        *("target", "outcome"),
+    ),
+)
 
 
 def catalogue(*metrics: Metric) -> Mapping[str, Metric]:
