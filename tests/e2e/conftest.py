@@ -46,7 +46,7 @@ class Stack:
 
     def __init__(self, folder: Path, variables: dict[str, str]) -> None:
         self.home = folder / "home"
-        self.port = free_port(1, 2, 3, 10, 11, 20, 30, 31, 32, 33, 40, 41, 50, 70, 71, 90, 91)
+        self.port = free_port(1, 2, 3, 10, 11, 20, 30, 31, 32, 33, 40, 41, 50, 70, 71, 80, 90, 91)
         self._auth = folder / "users.json"
         self._auth.write_text(json.dumps(USERS))
         self.signs_in_by_file = "AUTH_PROVIDER" not in variables
@@ -79,10 +79,13 @@ class Stack:
                 process.kill()
 
     def up(self, args: Sequence[str] = ()) -> None:
-        """Echo is the default bundle, unless ``args`` name one, or documents."""
+        """Echo is the default bundle, unless ``args`` name one, or documents. Without ``--metrics`` among them that
+        service does not run: its start costs more than most tests.
+        """
         default = () if {"--bundle", "--docs"} & set(args) else ("--bundle", str(ECHO))
         auth = ("--auth", str(self._auth)) if self.signs_in_by_file else ()
-        done = self.kdcube("up", "--detach", *auth, *args, *default)
+        metrics = () if "--metrics" in args else ("--no-metrics",)
+        done = self.kdcube("up", "--detach", *auth, *args, *default, *metrics)
         assert done.returncode == 0, f"{done.stdout}{done.stderr}{self.logs()}"
         self._instances = self.pids.keys()
 

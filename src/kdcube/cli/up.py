@@ -39,6 +39,7 @@ def up(
     database_url: str | None = None,
     watch: Annotated[bool, Parameter(negative="")] = False,
     proxy: Annotated[bool, Parameter(negative="")] = False,
+    metrics: bool = True,
 ) -> None:
     """Start the system on this machine, and stop it on Ctrl-C.
 
@@ -66,6 +67,8 @@ def up(
         Reload bundles when their files change: new turns run the new code, running ones finish on the old.
     proxy
         Put nginx in front, on KDCUBE_PORT + 70; with TLS if KDCUBE_PROXY_TLS says self-signed or given.
+    metrics
+        Start the metrics service, on KDCUBE_PORT + 80.
     """
     check_given_database(database_url)
     settings = local_settings()
@@ -84,6 +87,7 @@ def up(
         database_url=database_url,
         watch=watch,
         proxy=proxy,
+        metrics=metrics,
     )
     home = Home(settings.home)
     stack = Stack(home, settings, options)

@@ -15,6 +15,7 @@ from kdcube.config.environments import ENVIRONMENT_VARIABLES, EnvironmentSetting
 from kdcube.config.gateway import GatewayConfig, read_gateway
 from kdcube.config.git import GIT_VARIABLES
 from kdcube.config.secrets import AWS_VARIABLES, SECRET_VARIABLES
+from kdcube.config.variables import READERS
 from kdcube.local.docs import GRANTED
 
 _FIRST_PORT = 8010
@@ -44,6 +45,12 @@ _FOR_SECRETS = (*SECRET_VARIABLES, *AWS_VARIABLES)
 _FOR_PROC = (
     *("KDCUBE_DEBUG_BUNDLES", "CHAT_TASK_TIMEOUT_SEC", "KDCUBE_SLOTS", "HEARTBEAT_INTERVAL"),
     *("BUNDLES_FORCE_ENV_ON_STARTUP", *GIT_VARIABLES, *ENVIRONMENT_VARIABLES, *_FOR_SECRETS, *GRANTED),
+)
+
+
+_FOR_METRICS = (
+    *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *(name for name, readers in READERS.items() if "metrics" in readers),
 )
 
 
@@ -77,8 +84,8 @@ class LocalSettings:
     home: Path
     """Absolute."""
     first_port: int
-    """Ingress listens on it and the next nine, proc on +10 to +19, proxylogin on +20, the proxy on +70 (and +71), the
-    stores on +90.
+    """Ingress listens on it and the next nine, proc on +10 to +19, proxylogin on +20, the proxy on +70 (and +71),
+    the metrics service on +80, the stores on +90.
     """
     gateway: GatewayConfig
     proxy_tls: ProxyTls
@@ -96,6 +103,7 @@ class LocalSettings:
     proxylogin_variables: Mapping[str, str] = field(repr=False)
     proc_variables: Mapping[str, str] = field(repr=False)
     """With the secrets that ``bundles`` grants."""
+    metrics_variables: Mapping[str, str] = field(repr=False)
 
     @property
     def signs_in(self) -> bool:
@@ -126,6 +134,7 @@ class LocalSettings:
             proc_variables=_chosen(
                 environment, (*_FOR_ALL, *_FOR_CALLERS, *_FOR_SIGNING_IN, *_FOR_PROC, *bundles.secret_variables)
             ),
+            metrics_variables=_chosen(environment, _FOR_METRICS),
         )
 
 

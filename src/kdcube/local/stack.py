@@ -13,6 +13,7 @@ from socket import gethostname
 from kdcube.config.bundles import BundleEntry
 from kdcube.config.ingress import IngressSettings
 from kdcube.config.load import load
+from kdcube.config.metrics import MetricsSettings
 from kdcube.config.proc import ProcSettings
 from kdcube.config.proxylogin import ProxyLoginSettings
 from kdcube.deploy.routes import Service
@@ -34,6 +35,8 @@ from kdcube.postgres.migrate import migrate
 from kdcube.proc.bundles.environments.environments import open_environments
 from kdcube.protocol.errors import KDCubeError
 from kdcube.redis.connection import open_connection
+from kdcube.redis.keys import Keys
+from kdcube.redis.permissions import reading_rule
 from kdcube.redis.server import check_server
 
 HOST = "127.0.0.1"
@@ -42,10 +45,13 @@ _PROC_OFFSET = 10
 _PROXYLOGIN_OFFSET = 20
 _INTERNAL_OFFSET = 30
 """From the port of a service to its internal one."""
+_METRICS_OFFSET = 80
+_METRICS_USER = "metrics"
 _VALKEY_OFFSET = 90
 _POSTGRES_OFFSET = 91
 _READY_LIMIT_S = 60.0
 _KILL_MARGIN_S = 5.0
+_METRICS_STOP_S = 5.0
 
 
 class PortInUse(KDCubeError):
@@ -69,6 +75,8 @@ class Options:
     database_url: str | None = None
     proxy: bool = False
     """A reverse proxy stands in front of ingress and proc."""
+    metrics: bool = True
+    """The metrics service runs beside them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +129,10 @@ class Stack:
         if self._signs_in:
             load(ProxyLoginSettings, self._proxylogin(shared).program.env)
         stores = supervisor.services
+        if self.options.metrics:
+            metrics = self._metrics(redis_url)
+            load(MetricsSettings, metrics.program.env)
+            supervisor.start(metrics, needs=[store for store in stores if store.spec.name == "valkey"])
         if proxy is not None:
             # Before ingress, so that it ends behind it: what is under way when ingress drains still gets its answer.
             gateway = await config_to_run(adopting.service)
@@ -138,6 +150,7 @@ class Stack:
         wanted |= {first + _PROXYLOGIN_OFFSET: "proxylogin"} if self._signs_in else {}
         wanted |= {port + _INTERNAL_OFFSET: f"the internal port of {what}" for port, what in wanted.items()}
         wanted |= proxy_ports(self.settings) if options.proxy else {}
+        wanted |= {first + _METRICS_OFFSET: "metrics"} if options.metrics else {}
         wanted |= {} if options.redis_url else {first + _VALKEY_OFFSET: "Valkey"}
         wanted |= {} if options.database_url else {first + _POSTGRES_OFFSET: "PostgreSQL"}
         for port, what in wanted.items():
@@ -166,7 +179,9 @@ class Stack:
             return self.options.redis_url
         port = self.settings.first_port + _VALKEY_OFFSET
         url = f"redis://{HOST}:{port}/0"
-        program = valkey_program(self.home.valkey, port)
+        gateway = self.settings.gateway
+        reader = (_METRICS_USER, self._metrics_password, reading_rule(Keys(gateway.tenant, gateway.project)))
+        program = valkey_program(self.home.valkey, port, users=[reader])
         supervisor.start(ServiceSpec("valkey", "valkey", url, program, partial(_valkey_missing, port), grace_s=10))
         return url
 
@@ -253,6 +268,25 @@ class Stack:
             **({"KDCUBE_WATCH": "1"} if self.options.watch else {}),
         }
         return _service("proc", number, port, variables, stop_s)
+
+    def _metrics(self, redis_url: str) -> ServiceSpec:
+        """It needs no store but Valkey, and signs in to ours as a user who may only read figures."""
+        port = self.settings.first_port + _METRICS_OFFSET
+        if self.options.redis_url is None:
+            redis_url = redis_url.replace("//", f"//{_METRICS_USER}:{self._metrics_password}@", 1)
+        variables = {
+            **self.settings.metrics_variables,
+            "REDIS_URL": redis_url,
+            "KDCUBE_HOST": HOST,
+            "PYTHONUNBUFFERED": "1",
+            "METRICS_RUN_ONCE": "0",
+            "METRICS_PORT": str(port),
+        }
+        return _service("metrics", 0, port, variables, _METRICS_STOP_S)
+
+    @property
+    def _metrics_password(self) -> str:
+        return self.home.secret("metrics-password")
 
 
 def _service(name: str, number: int, port: int, variables: Mapping[str, str], stop_s: float) -> ServiceSpec:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import socket
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -13,10 +15,14 @@ STOP_SIGNAL: Final = signal.SIGTERM
 _PUBSUB_LIMIT: Final = "pubsub 32mb 8mb 60"  # beyond it a subscriber is cut, and heals from the log
 
 
-def valkey_program(folder: Path, port: int, binary: str | None = None) -> Program:
+def valkey_program(
+    folder: Path, port: int, binary: str | None = None, *, users: Sequence[tuple[str, str, Sequence[str]]] = ()
+) -> Program:
     """A server on 127.0.0.1:``port``, working in ``folder``. It never evicts and comes back empty.
 
-    PostgreSQL is the truth: what a Valkey loses is rebuilt from there, so it need not write to the disk.
+    PostgreSQL is the truth: what a Valkey loses is rebuilt from there, so it need not write to the disk. ``users``:
+    name, password and rule of those that it knows beside the one that may do everything; a password is random, as its
+    hash stands among the arguments.
     """
     argv = (
         binary or valkey_binary(),
@@ -26,6 +32,11 @@ def valkey_program(folder: Path, port: int, binary: str | None = None) -> Progra
         *("--client-output-buffer-limit", *_PUBSUB_LIMIT.split()),
         *("--latency-tracking", "no"),  # histograms of each command, those of scripts included: 6 % of its time
         *("--daemonize", "no", "--tcp-backlog", "128"),
+        *(
+            part
+            for name, password, rule in users
+            for part in ("--user", name, "on", f"#{sha256(password.encode()).hexdigest()}", *rule)
+        ),
     )
     return Program(argv)
 

@@ -15,7 +15,7 @@ from kdcube.gateway.edge import Edge
 from kdcube.gateway.measuring import watch_process
 from kdcube.gateway.probes import Check, Probes
 from kdcube.gateway.routing import no_route, route
-from kdcube.metrics.gathering import Gathering
+from kdcube.metrics.gathering import EVERY_S, Gathering
 from kdcube.metrics.routes import MetricsRoutes
 from kdcube.metrics.scraped import Scraped
 from kdcube.metrics.targets import open_exporter
@@ -42,20 +42,20 @@ class Metrics:
 
 
 @asynccontextmanager
-async def open_gathering(settings: MetricsSettings) -> AsyncGenerator[Gathering]:
+async def open_gathering(settings: MetricsSettings, *, every_s: float = EVERY_S) -> AsyncGenerator[Gathering]:
     """Connects to Valkey, where it only reads. Raises ConfigurationError, StoreUnavailable."""
     service = settings.service
     keys = Keys(service.gateway.tenant, service.gateway.project)
     async with open_connection(service.redis_url, name=service.instance_id) as connection:
-        yield Gathering(connection, keys)
+        yield Gathering(connection, keys, every_s=every_s)
 
 
 @asynccontextmanager
-async def open_metrics(settings: MetricsSettings) -> AsyncGenerator[Metrics]:
+async def open_metrics(settings: MetricsSettings, *, every_s: float = EVERY_S) -> AsyncGenerator[Metrics]:
     """Gathers, and builds the application. Raises ConfigurationError, StoreUnavailable."""
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        gathering = await enter(open_gathering(settings))
+        gathering = await enter(open_gathering(settings, every_s=every_s))
         await enter(gathering.running())
         instruments = Instruments()
         watch_process(instruments)
