@@ -10,11 +10,14 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdcube.breaker import Breaker, State
-from kdcube.postgres.database import Database
 from kdcube.redis.connection import Connection
 from kdcube.telemetry.instruments import Instruments
+
+if TYPE_CHECKING:  # the metrics service has no PostgreSQL, and its image no driver
+    from kdcube.postgres.database import Database
 
 SAMPLE_S = 0.5
 """Between two looks at the event loop; Valkey is asked at every second one."""

@@ -70,7 +70,7 @@ async def installation(valkey_url: str) -> AsyncIterator[Installation]:
 
 
 def scrape(picture: Picture) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    text = Scraped(0).answer(picture, "").body.decode()
+    text = Scraped(0, Instruments()).answer(picture, "").body.decode()
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
