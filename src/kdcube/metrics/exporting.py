@@ -154,12 +154,6 @@ class Exporter:
         self._monotonic = monotonic
         self._sleep = sleep
         self._standing = {target.name: _Standing(monotonic()) for target in targets}
-        for target in targets:
-            instruments.gauge(
-                "export_age_seconds",
-                lambda name=target.name: self._monotonic() - self._standing[name].since,
-                target=target.name,
-            )
 
     async def export(self) -> tuple[str, ...]:
         """To all targets at once. Why not, where something was not taken, or nothing is known; none of it is raised."""
@@ -173,6 +167,10 @@ class Exporter:
         if not self._targets:
             yield
             return
+        for name, standing in self._standing.items():
+            gauge = self._instruments.gauge
+            gauge("export_age_seconds", lambda of=standing: self._monotonic() - of.since, target=name)
+            gauge("export_interval_seconds", lambda: self._every_s, target=name)
         task = asyncio.create_task(self._export_for_ever(), name="exporting")
         try:
             yield

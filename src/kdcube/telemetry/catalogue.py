@@ -173,6 +173,7 @@ _SERVICE = (
         unit="seconds",
         merge=Merge.MAX,
     ),
+    _gauge("export_interval_seconds", "Time that is meant to be between two exports.", "target", unit="seconds"),
     _counter(
         "exports",
         "Exports by outcome: sent, failed, or nothing, as all sources were stale.",
