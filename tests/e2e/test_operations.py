@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,22 @@ def test_the_commands_of_the_page(new_stack, tmp_path):
     assert json.loads(hours) == {"opening_hours": "9 to 5"}
     assert json.loads(turn)["discuss"]["conversation_id"]
     assert len(json.loads(document)["paths"]) == 4
+    check_what_the_document_promises(f"http://127.0.0.1:{stack.port + 10}", tmp_path)
+
+
+def check_what_the_document_promises(proc: str, folder: Path) -> None:
+    """By requests that are generated from it."""
+    place = f"{proc}/chatbot/api/integrations/bundles/local/main/library@1.0.0/openapi.json"
+    run = [
+        *(str(Path(sys.executable).with_name("schemathesis")), "run", place, "--url", f"{proc}/chatbot/api"),
+        *("--header", "Authorization: Bearer token-alice"),
+        # No schema says that a message must not be empty, or what makes a key of it.
+        *("--exclude-checks", "positive_data_acceptance"),
+        *("--phases", "examples,coverage,fuzzing", "--max-examples", "10", "--seed", "1", "--workers", "1"),
+        *("--generation-database", "none", "--no-color"),
+    ]
+    done = subprocess.run(run, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-8000:]
 
 
 @pytest.mark.anyio

@@ -31,6 +31,12 @@ async def test_behind_the_proxy(new_stack):
     answers = [httpx.get(f"{url}/chatbot/api/health").status_code for _ in range(6)]
     assert answers == [200] * 6
     assert httpx.get(f"{url}/chatbot/api/integrations/x").status_code == 404
+    called = httpx.post(
+        f"{url}/chatbot/api/integrations/bundles/local/main/echo@1.0.0/operations/echo",
+        json={"data": "x" * 100_000},
+        headers={"Authorization": "Bearer token-alice"},
+    )
+    assert called.json() == {"echo": {"data": "x" * 100_000, "user": "alice"}}
     assert httpx.get(f"{url}/metrics").json()["error"] == "not_found"
     assert "secure" not in httpx.get(f"{url}/chatbot/api/profile").headers["set-cookie"].lower()
 

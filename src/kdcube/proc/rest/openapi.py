@@ -109,10 +109,8 @@ def _answer(operation: wire.Operation) -> Json:
             "Server-sent events: `item` with the JSON of each, then `end`; or `error`, with the body of an error. "
             "A stream that was cut cannot be resumed."
         )
-        return {
-            "description": told,
-            "content": {"text/event-stream": {"schema": {"type": "string"}, "x-item-schema": operation.output}},
-        }
+        # No ``schema``: programs disagree on whether it describes the text or each event.
+        return {"description": told, "content": {"text/event-stream": {"x-item-schema": operation.output}}}
     schema: Json = {
         "type": "object",
         "properties": {operation.name: operation.output},
