@@ -17,6 +17,7 @@ ASKED = {
     ),
     "langgraph-agent@1.0.0": ("What time is it in Tokyo?", "It is 02:30 there. "),
     "pydantic-ai-agent@1.0.0": ("How does a refund work?", "Money is returned within 14 days. "),
+    "ticket-desk@1.0.0": ("How many?", "There are 1 tickets, 0 of them urgent."),
 }
 
 

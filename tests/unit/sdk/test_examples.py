@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
-TESTS = {"plain_loop": 5, "langgraph_agent": 4, "pydantic_ai_agent": 4}
+TESTS = {"plain_loop": 5, "langgraph_agent": 4, "pydantic_ai_agent": 4, "ticket_desk": 4}
 
 
 def test_every_example_is_tried():
