@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,12 @@ def test_the_files_are_those_that_were_reviewed(name):
     assert files.keys() == {"Dockerfile", ".dockerignore", "bundles.json", "release.json"}
     assert files[name] == (GOLDEN / name.removeprefix(".")).read_text()
     assert "CI_TOKEN" not in files[name] and "file:ops" not in files[name]
+
+
+def test_hadolint_finds_nothing():
+    linter = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run([linter, "--no-color", GOLDEN / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,10 @@ from kdcube.deploy.image_release import ImageRelease
 
 ROOT = "/bundles"
 """Where bundles are in the image."""
+ENVIRONMENTS = "/opt/kdcube/environments"
+"""And what they run in."""
+_NOBODY = 65534
+"""Builds them: code of packages may run."""
 _ETC = "/etc/kdcube"
 _PLAIN = re.compile(r"[!#%&'()*+,\-./0-9:;<=>?@A-Z\[\]^_a-z{|}~]+")
 _COMMIT_DIGITS = 12
@@ -58,11 +62,26 @@ def _dockerfile(release: ImageRelease, bundles: list[Baked]) -> str:
     pairs = [f"{name}={_quoted(value)}" for name, value in labels.items()]
     lines = [
         f"# Written by `kdcube bundles bake` for the release {release.release}: change release.yaml, and bake again.",
-        f"FROM {release.platform.image}",
-        "LABEL " + " \\\n      ".join(pairs),
+        f"FROM {release.platform.image} AS bundles",
         f"COPY bundles/ {ROOT}/",
         f"COPY bundles.json release.json {_ETC}/",
         f"ENV AGENTIC_BUNDLES_JSON={_ETC}/bundles.json \\\n    AGENTIC_BUNDLES_ROOT={ROOT}",
+        "",
+        "# What the bundles run in. The secret `packages` may say where packages come from, as UV_DEFAULT_INDEX=...",
+        "FROM bundles AS environments",
+        "USER 0",
+        f"RUN install -d -o {_NOBODY} -g {_NOBODY} {ENVIRONMENTS}",
+        f"USER {_NOBODY}:{_NOBODY}",
+        "# hadolint ignore=SC1091",
+        "RUN --mount=type=secret,id=packages,mode=0444 \\",
+        "    set -a && if [ -f /run/secrets/packages ]; then . /run/secrets/packages; fi && \\",
+        f"    python -m kdcube.proc.bundles.environments {ENVIRONMENTS}",
+        "",
+        "# Whom the image runs as is up to the platform's.",
+        "FROM bundles",
+        "LABEL " + " \\\n      ".join(pairs),
+        f"COPY --from=environments {ENVIRONMENTS}/ {ENVIRONMENTS}/",
+        f"ENV KDCUBE_BAKED_ENVIRONMENTS={ENVIRONMENTS}",
     ]
     return "\n".join(lines) + "\n"
 

@@ -44,6 +44,7 @@ def main() -> int:
 
 
 async def _build(settings: _Settings, folder: Path) -> int:
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # also for bundles that name no packages
     with open_environments(folder, settings.environments, quiet=True) as environments:
         for entry in settings.bundles.bundles.values():
             if entry.fetched:
