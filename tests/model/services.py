@@ -242,6 +242,7 @@ class WorkerService(Service):
             revision="r1",
             doorbell=self.doorbell,  # type: ignore[arg-type]
             subscriber=self.subscriber,  # type: ignore[arg-type]
+            ring=lambda: None,  # a hint, which may get lost
             leases=self.keeper,
             protection=NoProtection(),
         )

@@ -17,13 +17,15 @@ from kdcube.proc.bundles.environments.environments import open_environments
 from kdcube.protocol.errors import InvalidInput
 
 
-def check(path: Path, /, *, json: Annotated[bool, Parameter(negative="")] = False) -> None:
-    """Load a bundle as a host would, and tell what it is, or what is wrong with it and where.
+def check(path: Path, /, *, module: str | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> None:
+    """Load a bundle as proc would, in its environment and within its limits; tell what it is, or what is wrong where.
 
     Parameters
     ----------
     path
         The folder of the bundle.
+    module
+        As in the registry entry: a dotted name in the folder, with :NAME where the object is not called bundle.
     json
         Print it as JSON.
     """
@@ -31,7 +33,7 @@ def check(path: Path, /, *, json: Annotated[bool, Parameter(negative="")] = Fals
         raise InvalidInput("path", f"{path} does not exist: give the folder that holds bundle.py")
     settings = check_settings()
     with open_environments(settings.home / "environments", settings.environments, quiet=True) as environments:
-        found = asyncio.run(check_bundle(path, environments, output=sys.stderr.fileno()))
+        found = asyncio.run(check_bundle(path, environments, module=module, output=sys.stderr.fileno()))
     if json:
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     else:

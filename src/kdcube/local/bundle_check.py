@@ -1,4 +1,5 @@
-"""``python -m kdcube.local.bundle_check PATH``: loads a bundle as a host does, and prints what it is or what is wrong.
+"""``python -m kdcube.local.bundle_check PATH [MODULE]``: loads a bundle as a host does, and prints what it is, or
+what is wrong.
 
 What the bundle's code prints while it loads goes to standard error.
 """
@@ -59,15 +60,15 @@ class Found(msgspec.Struct, frozen=True):
 
 def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):
-        found = inspect_bundle(Path(sys.argv[1]))
+        found = inspect_bundle(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)
     sys.stdout.buffer.write(msgspec.json.encode(found))
 
 
-def inspect_bundle(path: Path) -> Found:
+def inspect_bundle(path: Path, module: str | None) -> Found:
     """Runs the bundle's code, so it belongs into a process of its own."""
     broken = list(_unreadable(path))
     try:
-        bundle = load_bundle(str(path), None)
+        bundle = load_bundle(str(path), module)
         load_operations(bundle)
     except LoadError as error:
         remedy = error.remedy or _remedy(error.__cause__)
@@ -75,17 +76,20 @@ def inspect_bundle(path: Path) -> Found:
         others = [problem for problem in broken if (problem.file, problem.line) != (reason.file, reason.line)]
         return Found(None, [reason, *others])
     if "@" not in bundle.id:
-        file, line = _place(path)
+        file, line = _place(path, module)
         named = Problem(f"the id {bundle.id!r} has no version", file, line, f'write Bundle("{bundle.id}@1.0.0")')
         broken.append(named)
     return Found(_described(bundle), broken)
 
 
-def _place(path: Path) -> tuple[str | None, int | None]:
+def _place(path: Path, module: str | None) -> tuple[str | None, int | None]:
     """Where the bundle says its id."""
-    for file in (path, path / "bundle.py", path / "__init__.py"):
+    name, _, attribute = (module or "").partition(":")
+    stem = path.joinpath(*name.split("."))
+    named = (stem.with_suffix(".py"), stem / "__init__.py")
+    for file in named if name else (path, path / "bundle.py", path / "__init__.py"):
         if file.is_file():
-            return str(file.resolve()), line_of("bundle", file)
+            return str(file.resolve()), line_of(attribute or "bundle", file)
     return None, None
 
 

@@ -6,9 +6,11 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -16,11 +18,11 @@ from kdcube.config.bundles import BundleEntry, BundleRegistry
 from kdcube.local.bundle_check import Found, Problem
 from kdcube.proc.bundles.environments.environments import Environments
 from kdcube.proc.bundles.environments.failure import EnvironmentNotBuilt
-from kdcube.proc.bundles.process import host_environment
+from kdcube.proc.bundles.host import HostLimits
+from kdcube.proc.bundles.limits import Machine, ProcessLimits
+from kdcube.proc.bundles.process import host_environment, kept
 from kdcube.proc.bundles.sources.source import Code
 from kdcube.protocol.errors import KDCubeError
-
-_LOAD_LIMIT_S = 60.0
 
 
 class BundleDoesNotLoad(KDCubeError):
@@ -54,16 +56,21 @@ async def _entry(folder: Path, environments: Environments | None) -> BundleEntry
 
 
 async def check_bundle(
-    folder: Path, environments: Environments | None = None, *, output: int = asyncio.subprocess.DEVNULL
+    folder: Path,
+    environments: Environments | None = None,
+    *,
+    module: str | None = None,
+    output: int = asyncio.subprocess.DEVNULL,
 ) -> Found:
-    """Loads the bundle in a process of its own, as nothing of it may enter ours, with all that a host gives it.
+    """Loads the bundle as proc does: in a process of its own under a keeper, with all that a host is given, and what
+    an entry without limits may take.
 
     ``environments``: where its environment is, or is built; None runs it with this Python. ``output``: the file
     descriptor that gets what it prints.
     """
+    entry = BundleEntry(id="checked", path=_absolute(folder), module=module)
     if environments is None:
-        return await _checked(folder, sys.executable, output)
-    entry = BundleEntry(id="checked", path=_absolute(folder))
+        return await _checked(entry, sys.executable, output)
     try:
         if not await environments.ready(entry):
             print(f"installing the packages of {folder}", file=sys.stderr, flush=True)
@@ -72,33 +79,62 @@ async def check_bundle(
         what = f"its environment cannot be built: {error.reason}"
         return Found(None, [Problem(what, error.file and str(error.file), error.line or (error.file and 1))])
     try:
-        return await _checked(folder, interpreter.path, output)
+        return await _checked(entry, interpreter.path, output)
     finally:
         interpreter.release()
 
 
-async def _checked(folder: Path, python: str, output: int) -> Found:
-    with tempfile.TemporaryDirectory(prefix="kdcube-check-") as home:
+async def _checked(entry: BundleEntry, python: str, output: int) -> Found:
+    limits = ProcessLimits.of(entry, Machine.here(), 0)
+    program = [python, "-P", "-m", "kdcube.local.bundle_check", entry.path or "", *filter(None, [entry.module])]
+    with tempfile.TemporaryDirectory(prefix="kdcube-check-") as home, _pipe() as (status, status_theirs):
         process = await asyncio.create_subprocess_exec(
-            *(python, "-P", "-m", "kdcube.local.bundle_check", _absolute(folder)),
+            *kept(program, Path(home), limits, status_fd=status_theirs.fileno()),
             env=host_environment(Path(home), python),
             cwd=home,
+            pass_fds=(status_theirs.fileno(),),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=output,
+            start_new_session=True,
         )
+        status_theirs.close()
         try:
-            said, _ = await asyncio.wait_for(process.communicate(), _LOAD_LIMIT_S)
+            said, _ = await asyncio.wait_for(process.communicate(), HostLimits().load_timeout_s)
             return msgspec.json.decode(said, type=Found)
         except TimeoutError:
             slow = "what takes long belongs into the handler, not where the module is loaded"
-            return Found(None, [Problem(f"it takes more than {_LOAD_LIMIT_S:g} s", remedy=slow)])
+            return Found(None, [Problem(f"it takes more than {HostLimits().load_timeout_s:g} s", remedy=slow)])
         except msgspec.DecodeError:
-            return Found(None, [Problem(f"its process ended with code {process.returncode}")])
+            return Found(None, [_end(status.read().decode(errors="replace"))])
         finally:
             if process.returncode is None:
-                process.kill()
+                process.terminate()  # the keeper: it ends the bundle's process first
                 await process.wait()
+
+
+def _end(status: str) -> Problem:
+    """Why the process said nothing, by what its keeper tells."""
+    for line in status.splitlines():
+        word, _, rest = line.partition(" ")
+        match word:
+            case "over":
+                limit, _, figures = rest.partition(" ")
+                return Problem(f"its process was ended while loading, over its {limit}: {figures}")
+            case "failed":
+                return Problem(f"its process does not start: {rest}")
+            case "ended":
+                return Problem(f"its process ended with code {rest}")
+            case _:
+                continue
+    return Problem("its process was killed")
+
+
+@contextmanager
+def _pipe() -> Generator[tuple[BinaryIO, BinaryIO]]:
+    reads, writes = os.pipe()
+    with os.fdopen(reads, "rb") as reader, os.fdopen(writes, "wb") as writer:
+        yield reader, writer
 
 
 def _absolute(folder: Path) -> str:

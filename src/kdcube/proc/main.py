@@ -218,6 +218,7 @@ class Proc:
                 revision=service.revision,
                 doorbell=doorbell,
                 subscriber=subscriber,
+                ring=workers.ring,
                 leases=leases,
                 protection=self._protection(),
             )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import structlog
@@ -27,6 +27,8 @@ log = structlog.get_logger()
 
 DOORBELL_S = 1.5
 """How long a wait for the doorbell lasts: a ring that was lost costs no more (rule 25)."""
+PASSED_ON_S = 0.25
+"""Between two looks while work waits that has no room here: each ring is for others then."""
 _STOPPED_LOOK_S = 2.0
 _RETRY_S = 0.2
 
@@ -43,6 +45,7 @@ class Worker:
         revision: str,
         doorbell: BlockingConnection,
         subscriber: Subscriber,
+        ring: Callable[[], None],
         leases: LeaseKeeper,
         protection: Protection,
     ) -> None:
@@ -52,6 +55,7 @@ class Worker:
         self._revision = revision
         self._doorbell = doorbell
         self._subscriber = subscriber
+        self._ring = ring
         self._leases = leases
         self._protection = protection
         self._attempts: dict[str, Attempt] = {}
@@ -181,10 +185,19 @@ class Worker:
             return
         if claims is None:
             await asyncio.sleep(_STOPPED_LOOK_S)
+        elif claims == [] and self._attempts and await self._desk.queue.waiting():
+            await self._pass_on()
         elif len(claims) < wanted:
             if not self._attempts:
                 await self._protection.release()
             await self._doorbell.blpop(self._keys.doorbell, DOORBELL_S)
+
+    async def _pass_on(self) -> None:
+        """What waits is for bundles that have no room here: whoever has some shall hear the ring that came here."""
+        self._ring()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PASSED_ON_S):
+                await self._room.wait()
 
     async def _claim(self, room: dict[str, int], wanted: int) -> list[Claim] | None:
         epoch = self._desk.epoch_watch.current

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
-from tests.integration.proc.conftest import Client, Deployment, fold, kinds, terminal
+from tests.integration.proc.bundles.conftest import echo_as
+from tests.integration.proc.conftest import ECHO, Client, Deployment, fold, kinds, terminal
 
 from kdcube.protocol.events import Fold, decode_body
 from kdcube.protocol.turns import Policy, TurnState
@@ -212,3 +215,20 @@ async def _text_so_far(client: Client, turn_id: str) -> str:
         if not page.lines:
             return fold.text()
         fold.add_all(page.lines)
+
+
+async def test_a_bundle_whose_turns_hang_leaves_slots_to_others(
+    deployment: Deployment, client: Client, tmp_path: Path
+) -> None:
+    folders = {"echo@1.0.0": ECHO, "other@1": echo_as("other@1", tmp_path)}
+    registry = {"bundles": {bundle_id: {"path": folder} for bundle_id, folder in folders.items()}}
+    async with deployment.proc(AGENTIC_BUNDLES_JSON=json.dumps(registry)) as proc:  # of four slots
+        assert await client.answer((await client.send("one", bundle="other@1")).turn_id) == "one"
+        hang = {"deltas": 2, "delay_ms": 3_600_000}
+        hanging = [await client.send(user=f"user-{n}", echo=hang) for n in range(6)]
+        for turn in hanging[:3]:
+            await client.until(turn.turn_id, 2)
+        for n in range(3):
+            turn = await client.send(f"two {n}", bundle="other@1", user=f"another-{n}")
+            assert await client.answer(turn.turn_id) == f"two {n}"
+        assert proc.worker.running == 3 and await client.queue.waiting() == 3

@@ -185,6 +185,25 @@ def test_what_the_code_prints_while_it_loads_is_shown_beside(checked):
     assert done.stderr == "while loading\n"
 
 
+def test_a_module_of_another_name(kdcube, tmp_path):
+    place = tmp_path / "mine" / "agents"
+    place.mkdir(parents=True)
+    (place / "__init__.py").write_text("")
+    (place / "support.py").write_text(FINE.replace("bundle", "app"))
+    done = kdcube("bundles", "check", "mine", "--module", "agents.support:app")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "mine@1.0.0 is fine"), done.stdout + done.stderr
+    (place / "support.py").write_text("x = 1\n" + FINE.replace("@1.0.0", "").replace("bundle", "app"))
+    done = kdcube("bundles", "check", "mine", "--module", "agents.support:app")
+    assert f"{place}/support.py:4: the id 'mine' has no version" in done.stdout
+
+
+def test_it_is_held_to_the_limits_that_proc_has(checked):
+    threads = "for _ in range(1100):\n    threading.Thread(target=halt.wait, daemon=True).start()\nhalt.wait()\n"
+    done = checked("import threading\nhalt = threading.Event()\n" + threads + FINE)
+    assert done.returncode == 1
+    assert "its process was ended while loading, over its process_limit: " in done.stdout
+
+
 def test_a_path_that_is_none(kdcube):
     refused = kdcube("bundles", "check", "nowhere")
     assert refused.returncode == 2

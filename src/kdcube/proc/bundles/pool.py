@@ -25,6 +25,7 @@ from kdcube.proc.bundles.pulse import Pulse
 from kdcube.proc.bundles.release import BundleRelease
 from kdcube.proc.bundles.seat import Seat
 from kdcube.proc.bundles.serving import ServedBundle
+from kdcube.proc.bundles.slots import IN_USE_S, room_of
 from kdcube.proc.bundles.sources.source import Fetching, Sources
 from kdcube.telemetry.instruments import Instruments
 
@@ -66,6 +67,8 @@ class HostPool:
         self._tell = on_change
         self._default: str | None = None
         self._served: dict[str, ServedBundle] = {}
+        self._begun_at: dict[str, float] = {}
+        """When a turn was begun last, by bundle."""
         self.pulse = Pulse()
         """To be beaten twice a second or so while leases may be renewed; before the first beat hosts do not look."""
         self._losses = Losses(figures)
@@ -87,13 +90,23 @@ class HostPool:
         """Bundle id -> turns that could start now; bundles without room are left out."""
         if self._draining:
             return {}
-        slots = self.slots - sum(served.occupied for served in self._served.values())
-        room = {bundle_id: min(slots, served.room()) for bundle_id, served in self._served.items()}
+        held = {bundle_id: served.occupied for bundle_id, served in self._served.items()}
+        shares = room_of(self.slots, held, self._in_use())
+        room = {bundle_id: min(shares[bundle_id], served.room()) for bundle_id, served in self._served.items()}
         return {bundle_id: free for bundle_id, free in room.items() if free > 0}
+
+    def _in_use(self) -> set[str]:
+        since = self._clock() - IN_USE_S
+        self._begun_at = {
+            bundle_id: at for bundle_id, at in self._begun_at.items() if at > since and bundle_id in self._served
+        }
+        return {bundle_id for bundle_id in self._begun_at if self._served[bundle_id].target is not None}
 
     def seat(self, bundle_id: str) -> Seat:
         """Room for one turn, which will run the version that it has now. Raises BundleUnavailable."""
-        return self._one(bundle_id).seat()
+        seat = self._one(bundle_id).seat()
+        self._begun_at[bundle_id] = self._clock()
+        return seat
 
     def max_attempts(self, bundle_id: str) -> int:
         """What the bundle declares, in its code or its registry entry. Raises BundleUnavailable if nobody knows it."""

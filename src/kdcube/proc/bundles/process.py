@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -84,15 +84,18 @@ class HostProcess:
             started.callback(os.close, status_theirs)
             hosts_own = (theirs.fileno(), beat_theirs, pulse_fd)
             process = subprocess.Popen(  # noqa: ASYNC220 - it returns as soon as the program is executed
-                [
-                    *(sys.executable, "-I", "-S", "-B", str(_KEEPER)),
-                    *(f"parent={os.getpid()}", f"status={status_theirs}", f"close={','.join(map(str, hosts_own))}"),
-                    *(f"folder={home}", *limits.options(), "--"),
-                    *(python, "-P", "-m", "kdcube.sdk.host"),
-                    *("--wire", str(theirs.fileno()), "--beat", str(beat_theirs)),
-                    *("--pulse", str(pulse_fd)),
-                    *(("--debug",) if debug else ()),
-                ],
+                kept(
+                    [
+                        *(python, "-P", "-m", "kdcube.sdk.host"),
+                        *("--wire", str(theirs.fileno()), "--beat", str(beat_theirs)),
+                        *("--pulse", str(pulse_fd)),
+                        *(("--debug",) if debug else ()),
+                    ],
+                    home,
+                    limits,
+                    status_fd=status_theirs,
+                    its_own=hosts_own,
+                ),
                 env=host_environment(home, python),
                 cwd=home,
                 pass_fds=(status_theirs, *hosts_own),
@@ -235,6 +238,20 @@ def _remove(home: Path) -> None:
         done = subprocess.run(["rm", "-rf", "--", str(home)], stderr=subprocess.PIPE, check=False)
         if done.returncode:
             _log.warning("host_folder_not_removed", folder=str(home), error=done.stderr.decode(errors="replace")[:500])
+
+
+def kept(
+    program: Sequence[str], home: Path, limits: ProcessLimits, *, status_fd: int, its_own: Sequence[int] = ()
+) -> list[str]:
+    """``program`` under a keeper, which holds it to its limits. ``its_own``: descriptors that the program inherits.
+
+    It is to be started by the main thread, in a session of its own, with ``host_environment``.
+    """
+    return [
+        *(sys.executable, "-I", "-S", "-B", str(_KEEPER)),
+        *(f"parent={os.getpid()}", f"status={status_fd}", f"close={','.join(map(str, its_own or (status_fd,)))}"),
+        *(f"folder={home}", *limits.options(), "--", *program),
+    ]
 
 
 def host_environment(home: Path, python: str = sys.executable) -> dict[str, str]:

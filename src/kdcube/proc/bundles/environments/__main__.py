@@ -40,11 +40,12 @@ def main() -> int:
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return 2
-    return asyncio.run(_build(settings, Path(sys.argv[1]).absolute()))
+    folder = Path(sys.argv[1]).absolute()
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # also for bundles that name no packages
+    return asyncio.run(_build(settings, folder))
 
 
 async def _build(settings: _Settings, folder: Path) -> int:
-    folder.mkdir(mode=0o755, parents=True, exist_ok=True)  # also for bundles that name no packages
     with open_environments(folder, settings.environments, quiet=True) as environments:
         for entry in settings.bundles.bundles.values():
             if entry.fetched:
