@@ -63,7 +63,7 @@ class Waiting:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Fields:
-    """What an entry says; see docs/bundles.md."""
+    """What an entry says, see docs/bundles.md, and whether it is the default one."""
 
     path: str | None = None
     "The folder of its code, absolute, on the procs."
@@ -77,6 +77,8 @@ class Fields:
     "Any other field, as name=JSON, such as --set max_attempts=2; null brings the default back."
     entry: Path | None = None
     "A file with the whole entry, JSON or YAML."
+    default: Annotated[bool, Parameter(negative="")] = False
+    "It gets messages that name no bundle."
 
 
 _HERE = Where()
@@ -115,7 +117,6 @@ def add(
     /,
     *,
     fields: Fields = _NOTHING,
-    default: Annotated[bool, Parameter(negative="")] = False,
     waiting: Waiting = _PATIENT,
     where: Where = _HERE,
 ) -> None:
@@ -125,14 +126,12 @@ def add(
     ----------
     bundle_id
         The bundle, such as support@1.2.0.
-    default
-        It gets messages that name no bundle.
     """
     entry = {**(_entry_file(fields.entry) if fields.entry else {}), **_given(fields), "id": bundle_id}
 
     async def change(registry: Registry) -> Told:
         told = await _waited(registry, await registry.add(entry, waiting.reason), waiting)
-        if default:
+        if fields.default:
             await registry.make_default(bundle_id)
         return told
 
@@ -144,7 +143,6 @@ def update(
     /,
     *,
     fields: Fields = _NOTHING,
-    default: Annotated[bool, Parameter(negative="")] = False,
     waiting: Waiting = _PATIENT,
     where: Where = _HERE,
 ) -> None:
@@ -154,11 +152,9 @@ def update(
     ----------
     bundle_id
         The bundle.
-    default
-        It gets messages that name no bundle.
     """
     given = _given(fields)
-    if not given and fields.entry is None and not default:
+    if not given and fields.entry is None and not fields.default:
         raise InvalidInput(
             "bundle_id", "say what is to change: --git-ref, --set name=JSON, --entry FILE, --default ..."
         )
@@ -170,7 +166,7 @@ def update(
         elif given:
             told = await registry.patch(bundle_id, given, waiting.reason)
         told = told and await _waited(registry, told, waiting)
-        if default:
+        if fields.default:
             await registry.make_default(bundle_id)
         return told
 

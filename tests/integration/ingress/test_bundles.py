@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -342,6 +343,24 @@ async def test_a_push_wants_a_release_of_what_is_registered(bench: Bench, releas
     root = await bench.client("root-token")
     (entry,) = (await told(await root.get("/admin/audit?act=bundle.webhook")))["items"]
     assert (entry["actor"], entry["address"]) == ("webhook", "192.0.2.30")
+
+
+async def test_the_secret_of_pushes_may_be_a_reference(
+    bench_with: BenchWith, releases: Releases, tmp_path: Path
+) -> None:
+    entry = {**GIT, "webhook_secret": "file:hooks#git"}
+    wanted = await releases.want("git", entry=entry, origin="update", actor=Actor("root"))
+    assert isinstance(wanted, Release)
+    await releases.settle_ready(wanted, "c0")
+    bench = await bench_with(KDCUBE_SECRETS_DIR=str(tmp_path))
+    github = await bench.client()
+    response = await github.post(HOOK, **push())
+    refused(response, 503)
+    assert "hooks" not in response.text and response.headers["retry-after"]
+    (tmp_path / "hooks").write_text(json.dumps({"git": SECRET}))
+    other = await (await bench_with(KDCUBE_SECRETS_DIR=str(tmp_path))).client()
+    assert (await told(await other.post(HOOK, **push()), 202))["release"] == 3
+    refused(await other.post(HOOK, **push(secret="hooks")), 403)
 
 
 async def test_a_push_under_the_proxys_prefix_by_gitlabs_token(bench: Bench, releases: Releases) -> None:
