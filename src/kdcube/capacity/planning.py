@@ -120,8 +120,8 @@ def plan(demand: Demand, config: GatewayConfig, costs: Costs) -> Plan:
             *(
                 Line(
                     f"cores of {name}",
-                    f"{core / CPU_BUSY:.1f}",
-                    f"{core:.2f} busy, {costs.told(name)}; at {CPU_BUSY:.0%}",
+                    f"{core / CPU_BUSY:.2f}",
+                    f"{core:.3f} busy, {costs.told(name)}; at {CPU_BUSY:.0%}",
                 )
                 for name, core in cores.items()
             ),

@@ -31,6 +31,7 @@ Positive: TypeAlias = Annotated[float, Meta(gt=0, le=DURATION_MAX_S)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=DURATION_MAX_S)]
 Rate: TypeAlias = Annotated[float, Meta(ge=0, le=100_000)]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Signal: TypeAlias = Literal["backlog_per_slot", "load_per_slot", "queue_utilization", "wait_p95_s"]
 Curve: TypeAlias = Annotated[list[tuple[Seconds, Rate]], Meta(min_length=1, max_length=1_000)]
 
 
@@ -104,7 +105,7 @@ class Tasks(_Part, frozen=True):
 class Scaling(_Part, frozen=True):
     """Target tracking by Application Auto Scaling, as ``scaling.py`` says."""
 
-    signal: Literal["backlog_per_slot", "load_per_slot", "wait_p95_s"] = "backlog_per_slot"
+    signal: Signal = "backlog_per_slot"
     target: Annotated[float, Meta(gt=0)] = 0.5
     min_tasks: Annotated[int, Meta(ge=1, le=1_000)] = 2
     max_tasks: Annotated[int, Meta(ge=1, le=1_000)] = 20

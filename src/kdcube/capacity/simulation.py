@@ -20,7 +20,7 @@ import simpy
 from kdcube.capacity.arrivals import Arrival, arrivals
 from kdcube.capacity.fair_queue import FairQueue
 from kdcube.capacity.scaling import TargetTracking
-from kdcube.capacity.scenario import BundleLoad, Scenario
+from kdcube.capacity.scenario import BundleLoad, Scenario, Signal
 from kdcube.capacity.service_times import ServiceTimes, percentile_of
 from kdcube.config.gateway import GatewayConfig
 from kdcube.protocol.turns import UserType
@@ -265,7 +265,7 @@ class Simulation:
             task.gone = True
             self._tasks.remove(task)
 
-    def _scale(self, policy: TargetTracking, signal: str, every_s: float) -> _Steps:
+    def _scale(self, policy: TargetTracking, signal: Signal, every_s: float) -> _Steps:
         while True:
             yield self._env.timeout(every_s)
             self._desired = policy.observe(self._env.now, self._signal(signal))
@@ -277,13 +277,19 @@ class Simulation:
                     self._env.process(self._start_task())
             self._shrink()
 
-    def _signal(self, name: str) -> float | None:
+    def _signal(self, name: Signal) -> float | None:
+        """As the metrics service exports it; None when there is nothing to tell."""
         waits, self._waits = sorted(self._waits), []
-        if name == "wait_p95_s":
-            return percentile_of(waits, 0.95) if waits else None
-        if not self._slots:
-            return None
-        return (self._queue.waiting if name == "backlog_per_slot" else self._queue.present) / self._slots
+        waiting, slots = self._queue.waiting, self._slots
+        match name:
+            case "wait_p95_s":
+                return percentile_of(waits, 0.95) if waits else None
+            case "queue_utilization":
+                return waiting / max(self._config.limits.proc.max_queue_size, 1)
+            case "backlog_per_slot":
+                return waiting / slots if slots else None
+            case "load_per_slot":
+                return self._queue.present / slots if slots else None
 
     # ---- looking on
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from cyclopts import Parameter
@@ -19,7 +19,7 @@ from kdcube.capacity.measured import read_measured
 from kdcube.capacity.outcome import Outcome, Waits, outcome_of
 from kdcube.capacity.planning import Demand
 from kdcube.capacity.planning import plan as make_plan
-from kdcube.capacity.scenario import Scenario
+from kdcube.capacity.scenario import Scenario, Signal
 from kdcube.capacity.service_times import ServiceTimes
 from kdcube.capacity.simulation import Course, Simulation
 from kdcube.cli.output import table
@@ -106,7 +106,7 @@ def simulate(
     out: Path | None = None,
     measured: ExistingFile | None = None,
     tasks: _Tasks | None = None,
-    signal: Literal["backlog_per_slot", "load_per_slot", "wait_p95_s"] | None = None,
+    signal: Signal | None = None,
     target: _Positive | None = None,
     fixed: _Flag = False,
     seed: int | None = None,
@@ -193,7 +193,7 @@ def _with_tasks(given: Scenario, tasks: int | None) -> Scenario:
     return replace(given, tasks=replace(given.tasks, count=tasks), scaling=scaling)
 
 
-def _with_signal(given: Scenario, signal: str | None, target: float | None) -> Scenario:
+def _with_signal(given: Scenario, signal: Signal | None, target: float | None) -> Scenario:
     scaling = given.scaling
     if scaling is None:
         raise InvalidInput("signal", "--signal and --target say how it is scaled, and this is not scaled")

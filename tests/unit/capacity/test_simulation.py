@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from pathlib import Path
+from typing import get_args
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import fields, replace
 
 from kdcube.capacity.arrivals import Arrival
 from kdcube.capacity.outcome import outcome_of, wait_curve
@@ -15,6 +18,7 @@ from kdcube.capacity.scenario import (
     Scaling,
     Scenario,
     Senders,
+    Signal,
     Slow,
     Tasks,
     checked,
@@ -148,10 +152,26 @@ def test_a_slow_bundle_takes_the_slots_of_the_others() -> None:
     assert [round((turn.ended_s or 0) - turn.accepted_s) for turn in course.turns] == [5, 15, 5]
 
 
+@pytest.mark.parametrize("signal", get_args(Signal))
+def test_each_signal_scales(signal: Signal) -> None:
+    scaling = replace(SCENARIO.scaling, signal=signal, target=0.001 if signal == "queue_utilization" else 0.5)
+    course = Simulation(replace(SCENARIO, scaling=scaling)).run()
+    assert max(moment.desired for moment in course.moments) > SCENARIO.tasks.count
+
+
 def test_every_scenario_that_comes_with_this_can_be_read() -> None:
     assert names() == ["morning-rush", "slow-bundle"]
     for name in names():
         assert find(name).name == name
+
+
+def test_the_page_has_every_field() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "capacity.md").read_text()
+    for struct in (Scenario, Senders, BundleLoad, RunTimes, Slow, Tasks, Scaling):
+        for field in fields(struct):
+            assert re.search(rf"`{field.name}\b", page), f"{struct.__name__}.{field.name} is not in docs/capacity.md"
+    for signal in get_args(Signal):
+        assert f"| `{signal}` |" in page
 
 
 @pytest.mark.parametrize(
