@@ -31,7 +31,7 @@ Positive: TypeAlias = Annotated[float, Meta(gt=0, le=DURATION_MAX_S)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=DURATION_MAX_S)]
 Rate: TypeAlias = Annotated[float, Meta(ge=0, le=100_000)]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-Signal: TypeAlias = Literal["backlog_per_slot", "load_per_slot", "queue_utilization", "wait_p95_s"]
+Signal: TypeAlias = Literal["backlog_per_slot", "load_per_slot", "queue_utilization", "slots_utilization", "wait_p95_s"]
 Curve: TypeAlias = Annotated[list[tuple[Seconds, Rate]], Meta(min_length=1, max_length=1_000)]
 
 

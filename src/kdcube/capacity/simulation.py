@@ -278,18 +278,20 @@ class Simulation:
             self._shrink()
 
     def _signal(self, name: Signal) -> float | None:
-        """As the metrics service exports it; None when there is nothing to tell."""
+        """As the metrics service makes it (``metrics/signals.py``); None when there is nothing to tell."""
         waits, self._waits = sorted(self._waits), []
-        waiting, slots = self._queue.waiting, self._slots
+        queue, slots = self._queue, self._slots
         match name:
             case "wait_p95_s":
                 return percentile_of(waits, 0.95) if waits else None
             case "queue_utilization":
-                return waiting / max(self._config.limits.proc.max_queue_size, 1)
+                return queue.waiting / max(self._config.limits.proc.max_queue_size, 1)
             case "backlog_per_slot":
-                return waiting / slots if slots else None
+                return queue.competing / slots if slots else None
+            case "slots_utilization":
+                return queue.claimed / slots if slots else None
             case "load_per_slot":
-                return self._queue.present / slots if slots else None
+                return (queue.competing + queue.claimed) / slots if slots else None
 
     # ---- looking on
 
