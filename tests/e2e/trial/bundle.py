@@ -8,6 +8,7 @@
 - ``stubborn``: a cancel does not end it while it waits for the file
 - ``deaf``: messages that come while it runs are left in the inbox
 - ``hasty``: as ``deaf``, but the first message ends the wait, and is asked for without waiting for it
+- ``usage``: tokens in and out, which it reports as those of ``trial-model``
 - ``record``: a file that gets a line ``begin <turn> <attempt>``, and one ``end <turn> <attempt>`` however it ends,
   unless the process dies
 """
@@ -35,6 +36,7 @@ class Trial(msgspec.Struct, forbid_unknown_fields=True):
     stubborn: bool = False
     deaf: bool = False
     hasty: bool = False
+    usage: tuple[int, int] | None = None
     record: str | None = None
 
 
@@ -52,6 +54,8 @@ async def answer(turn: Turn) -> None:
 async def run(turn: Turn, trial: Trial) -> None:
     orders = read_orders(turn.payload)
     stop_others(orders)
+    if trial.usage is not None:
+        await turn.usage("trial-model", *trial.usage)
     sent = 0
     for text in texts(turn.text, orders):
         await crash_if_due(orders, sent)
