@@ -18,7 +18,7 @@ from bench.cpu import CpuMeter, tree
 from kdcube.local.ports import free_port
 from kdcube.local.state import read_state
 
-KDCUBE = (sys.executable, "-m", "kdcube.cli.main")
+KDCUBE = ("-m", "kdcube.cli.main")
 BUNDLE = Path(__file__).parent / "bundle"
 SLOTS = 64
 GATEWAY = {
@@ -43,6 +43,11 @@ class System:
         """Host and port of each ingress process."""
         port = int(self.env["KDCUBE_PORT"])
         return [("127.0.0.1", port), ("127.0.0.1", port + 1)]
+
+    @property
+    def proc_internal(self) -> str:
+        """Where proc says what it counted."""
+        return f"http://127.0.0.1:{int(self.env['KDCUBE_PORT']) + 40}"
 
     @property
     def valkey_port(self) -> int:
@@ -74,9 +79,9 @@ def environment(folder: Path, gateway: Mapping[str, Any] = GATEWAY) -> dict[str,
     }
 
 
-def kdcube(env: dict[str, str], *args: str) -> None:
+def kdcube(env: dict[str, str], *args: str, python: str = sys.executable) -> None:
     """Raises CalledProcessError, with what the command said on its own standard error."""
-    subprocess.run([*KDCUBE, *args], env=env, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([python, *KDCUBE, *args], env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 @contextmanager
@@ -86,10 +91,12 @@ def running_system(
     slots: int = SLOTS,
     gateway: Mapping[str, Any] = GATEWAY,
     tokens: Mapping[str, Any] | None = None,
+    python: str = sys.executable,
 ) -> Iterator[System]:
     """Two ingress processes, one proc with so many slots, the bench bundle as the default one.
 
     ``bundles`` gives the registry of others, for a home that will be there. ``tokens``: who may sign in, by token.
+    ``python`` is what runs all of it.
     """
     with tempfile.TemporaryDirectory(prefix="kdcube-bench-") as folder:
         env = environment(Path(folder), gateway)
@@ -100,7 +107,7 @@ def running_system(
             auth = ["--auth", str(path)]
         if bundles is not None:
             env["AGENTIC_BUNDLES_JSON"] = json.dumps(bundles(Path(env["KDCUBE_HOME"])))
-        kdcube(env, "up", "--detach", "--slots", str(slots), "--bundle", str(BUNDLE), *auth)
+        kdcube(env, "up", "--detach", "--slots", str(slots), "--bundle", str(BUNDLE), *auth, python=python)
         try:
             yield System(Path(env["KDCUBE_HOME"]), env)
         finally:

@@ -1,0 +1,146 @@
+"""What measuring costs at full load: the same processes, with it and without it by turns."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import signal
+import sys
+import sysconfig
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.alone import run_alone
+from bench.client import Kind, Tally, open_users
+from bench.report import Bench, Effort, Section, Spread, Table, Target, digits, spread
+from bench.system import System, running_system
+from bench.turns import USERS, turn_costs
+
+from kdcube.telemetry.instruments import Instruments
+
+COMPONENTS = ("ingress", "proc")
+KIND = Kind(20)
+_SWITCHABLE = Path(__file__).parent / "switchable"
+_REPORT_EVERY_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    with_us: dict[str, Spread]
+    """CPU microseconds a turn by component, while it measures."""
+    without_us: dict[str, Spread]
+    added: dict[str, Spread]
+    """What measuring adds, as a share of the CPU time without it: of each pair of neighbouring rounds."""
+    report_ms: float
+    """CPU milliseconds of one report of an ingress or proc that has 150 counters and 80 histograms."""
+
+
+async def measure(effort: Effort) -> Measuring:
+    costs: dict[bool, list[Mapping[str, float]]] = {True: [], False: []}
+    tally = Tally()
+    with _switchable_python() as python, running_system(python=python) as system:
+        users = await open_users(system.ingress, USERS)
+        await turn_costs(users, KIND, effort.of(3.0, 0.5), system.meter(), tally)  # warm
+        gc.freeze()
+        for number in range(effort.of(12, 1)):
+            for measured in (number % 2 == 0, number % 2 == 1):
+                _switch(system, on=measured)
+                counted = _counted(system)
+                costs[measured].append(await turn_costs(users, KIND, effort.of(5.0, 0.5), system.meter(), tally))
+                if (_counted(system) > counted) is not measured:
+                    raise NotSwitched
+        for user in users:
+            user.close()
+    pairs = list(zip(costs[True], costs[False], strict=True))
+    return Measuring(
+        {part: spread(one[part] for one in costs[True]) for part in COMPONENTS},
+        {part: spread(one[part] for one in costs[False]) for part in COMPONENTS},
+        {part: spread(measured[part] / bare[part] - 1 for measured, bare in pairs) for part in COMPONENTS},
+        _report_ms(effort.of(200, 5)),
+    )
+
+
+class NotSwitched(RuntimeError):
+    """Proc measured when it should not, or did not when it should."""
+
+
+def _counted(system: System) -> float:
+    """How many turns proc says that it has started."""
+    with urllib.request.urlopen(f"{system.proc_internal}/metrics") as answer:
+        text: str = answer.read().decode()
+    return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("kdcube_attempts_total"))
+
+
+def _switch(system: System, *, on: bool) -> None:
+    for component in COMPONENTS:
+        for pid in system.meter().processes[component]:
+            os.kill(pid, signal.SIGUSR2 if on else signal.SIGUSR1)
+
+
+def _report_ms(times: int) -> float:
+    instruments = Instruments()
+    for number in range(150):
+        instruments.counter("hosts_lost", bundle=f"bundle {number}", reason="exit").add()
+    for number in range(80):
+        histogram = instruments.histogram("turn_first_output_seconds", bundle=f"bundle {number}")
+        for power in range(12):
+            histogram.observe(0.001 * 2**power)
+    began = os.times()
+    for _ in range(times):
+        instruments.report()
+    return (os.times().user - began.user) / times * 1000
+
+
+@contextmanager
+def _switchable_python() -> Iterator[str]:
+    """An interpreter with the packages of this one, which ``switchable/sitecustomize.py`` prepares at its start."""
+    own = Path(sys.prefix)
+    with tempfile.TemporaryDirectory(prefix="kdcube-bench-python-") as folder:
+        there = Path(folder)
+        packages = there / Path(sysconfig.get_path("purelib")).relative_to(own)
+        packages.mkdir(parents=True)
+        (there / "bin").mkdir()
+        python = there / "bin" / "python"
+        python.symlink_to((own / "bin" / "python").resolve())
+        shutil.copyfile(own / "pyvenv.cfg", there / "pyvenv.cfg")
+        (packages / "own.pth").write_text(f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n")
+        shutil.copyfile(_SWITCHABLE / "sitecustomize.py", packages / "sitecustomize.py")
+        yield str(python)
+
+
+def section(result: Measuring) -> Section:
+    rows = [
+        [part, str(result.with_us[part]), str(result.without_us[part]), _percent(result.added[part])]
+        for part in COMPONENTS
+    ]
+    return Section(
+        title="Measuring",
+        how=(
+            f"{USERS} users in a closed loop, turns of {KIND.deltas} deltas, at full load. A signal turns counting, "
+            "timing and reporting off in the running processes of ingress and proc, and on again, round by round, so "
+            "that neighbours differ in nothing else; what stays without it is an empty call for each figure. The last "
+            "column is the median of the differences of neighbouring rounds, with their range: where that spans zero, "
+            f"the cost is within the noise. One report, every {_REPORT_EVERY_S:.0f} s, takes "
+            f"{digits(result.report_ms)} ms of CPU time with 150 counters and 80 histograms."
+        ),
+        tables=(Table(("CPU µs a turn", "with", "without", "measuring adds"), rows),),
+        targets=tuple(
+            Target(f"what measuring adds to {part}", 2, result.added[part].median * 100, "%") for part in COMPONENTS
+        ),
+    )
+
+
+def _percent(of: Spread) -> str:
+    text = f"{of.median * 100:.1f} %"
+    return text if of.rounds == 1 else f"{text} ({of.low * 100:.1f} to {of.high * 100:.1f})"
+
+
+BENCH = Bench("measuring", Measuring, measure, section)
+
+if __name__ == "__main__":
+    run_alone(BENCH)
