@@ -98,6 +98,9 @@ class Instruments:
         self._counters: dict[Key, Counter] = {}
         self._counted: dict[Key, _Counted] = {}
         self._histograms: dict[Key, Histogram] = {}
+        self._asked_counters: dict[tuple[object, ...], Counter] = {}
+        """As they are asked for, with the labels in any order: what is asked for again is found at once."""
+        self._asked_histograms: dict[tuple[object, ...], Histogram] = {}
         self._gauges: dict[Key, Callable[[], float | None]] = {}
         self._labelled_gauges: dict[str, Callable[[], Labelled]] = {}
         self._started_ms = int(wall() * 1000)
@@ -105,11 +108,12 @@ class Instruments:
         self._snapshots = {name: deque([beginning]) for name in WINDOWS}
 
     def counter(self, name: str, **labels: str) -> Counter:
-        key = _key(name, labels)
-        counter = self._counters.get(key)
+        asked = (name, *labels.items())
+        counter = self._asked_counters.get(asked)
         if counter is None:
             self._check(name, Kind.COUNTER, labels)
-            counter = self._counters[key] = Counter()
+            counter = self._counters.setdefault(_key(name, labels), Counter())
+            self._asked_counters[asked] = counter
         return counter
 
     def counted(self, name: str, read: Callable[[], float], **labels: str) -> None:
@@ -118,11 +122,12 @@ class Instruments:
         self._counted[_key(name, labels)] = _Counted(read)
 
     def histogram(self, name: str, **labels: str) -> Histogram:
-        key = _key(name, labels)
-        histogram = self._histograms.get(key)
+        asked = (name, *labels.items())
+        histogram = self._asked_histograms.get(asked)
         if histogram is None:
             self._check(name, Kind.HISTOGRAM, labels)
-            histogram = self._histograms[key] = Histogram()
+            histogram = self._histograms.setdefault(_key(name, labels), Histogram())
+            self._asked_histograms[asked] = histogram
         return histogram
 
     def gauge(self, name: str, read: Callable[[], float | None], **labels: str) -> None:
