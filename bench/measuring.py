@@ -79,7 +79,7 @@ class NotSwitched(RuntimeError):
 
 def _counted(system: System) -> float:
     """How many turns proc says that it has started."""
-    with urllib.request.urlopen(f"{system.proc_internal}/metrics") as answer:
+    with urllib.request.urlopen(f"{system.proc_internal}/metrics") as answer:  # noqa: S310 - a port of this machine
         text: str = answer.read().decode()
     return sum(float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith("kdcube_attempts_total"))
 
