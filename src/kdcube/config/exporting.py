@@ -106,7 +106,7 @@ class ExportSettings:
             scheduled=scheduled,
             every_s=environment.seconds("METRICS_EXPORT_INTERVAL_SEC", 30.0, minimum=5, maximum=3_600),
             on_start=environment.flag("METRICS_EXPORT_ON_START", True),
-            scrape_ttl_s=environment.seconds("METRICS_PROM_SCRAPE_TTL_SEC", 10.0, minimum=0, maximum=60),
+            scrape_ttl_s=environment.seconds("METRICS_PROM_SCRAPE_TTL_SEC", 10.0, minimum=0, maximum=300),
             mapping=mapping,
             cloudwatch=cloudwatch,
             push=push,

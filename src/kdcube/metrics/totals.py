@@ -11,8 +11,9 @@ So windows are right from the first reading on, whoever was restarted.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -44,6 +45,15 @@ class _Moment:
     figures: Figures
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """What was counted while nobody listened."""
+
+    before: Figures
+    """Before the window."""
+    within: Figures
+
+
 class Totals:
     """``now_s`` is monotonic time, everywhere."""
 
@@ -60,8 +70,13 @@ class Totals:
     def hear(self, reports: Mapping[str, Mapping[str, Any]], now_s: float) -> None:
         """Takes the present reports, by source. One that was taken before adds nothing."""
         self._pass_silence(now_s)
+        arrivals: dict[tuple[str, float], _Arrived] = {}
         for source, report in reports.items():
-            self._take((source, report["started_ms"]), report, now_s)
+            more = self._take((source, report["started_ms"]), report, now_s)
+            if more is not None:
+                _arrive(arrivals, more, report)
+        for (name, length_s), arrived in arrivals.items():
+            _spread(self._moments[name], arrived, length_s, now_s)
         self._slide(now_s)
         for life in [life for life, heard in self._lives.items() if now_s - heard.heard_s > FORGET_S]:
             del self._lives[life]
@@ -83,17 +98,16 @@ class Totals:
     def _windows(self) -> dict[str, Figures]:
         return {name: self._total.since(moments[0].figures) for name, moments in self._moments.items()}
 
-    def _take(self, life: Life, report: Mapping[str, Any], now_s: float) -> None:
+    def _take(self, life: Life, report: Mapping[str, Any], now_s: float) -> Figures | None:
+        """Adds what is new. Gives it, if it did not all come since the reading before."""
         before, at_ms, figures = self._lives.get(life), int(report["at_ms"]), Figures.of(report)
         if before is not None and at_ms <= before.at_ms:
             before.heard_s = now_s
-            return
+            return None
         more = figures.since(before.figures if before else _NOTHING)
         self._lives[life] = _Heard(at_ms, figures, now_s)
         self._total = self._total.plus(more)
-        if before is None or at_ms - before.at_ms > GAP_MS:
-            for name, moments in self._moments.items():
-                _spread(moments, more, Figures.of_window(report, name), float(report["windows_s"][name]), now_s)
+        return more if before is None or at_ms - before.at_ms > GAP_MS else None
 
     def _pass_silence(self, now_s: float) -> None:
         """Nothing was heard for a while: the moments of it are as the last one was."""
@@ -115,13 +129,25 @@ class Totals:
             moments.popleft()
 
 
-def _spread(moments: deque[_Moment], more: Figures, window: Figures, length_s: float, now_s: float) -> None:
-    """``more`` came at once, and of it what is in ``window`` came within the last ``length_s``: the moments since then
-    had a part of that already, and all moments had the rest.
-    """
-    before = more.since(window)
-    within = more.since(before)
-    begin_s = max(now_s - length_s, moments[0].at_s)
-    for moment in moments:
+def _arrive(arrivals: dict[tuple[str, float], _Arrived], more: Figures, report: Mapping[str, Any]) -> None:
+    """Divides ``more`` by the report's own windows. Those of about the same length are put together."""
+    for name, (_, step_s) in WINDOWS.items():
+        length_s = math.ceil(report["windows_s"][name] / step_s) * step_s
+        before = more.since(Figures.of_window(report, name))
+        within = more.since(before)
+        known = arrivals.get((name, length_s))
+        arrivals[name, length_s] = (
+            _Arrived(before, within)
+            if known is None
+            else _Arrived(known.before.plus(before), known.within.plus(within))
+        )
+
+
+def _spread(moments: Iterable[_Moment], arrived: _Arrived, length_s: float, now_s: float) -> None:
+    """All moments had what was before the window, and those within it a part of the rest, by how late they are."""
+    kept = list(moments)
+    begin_s = max(now_s - length_s, kept[0].at_s)
+    for moment in kept:
         passed = (moment.at_s - begin_s) / (now_s - begin_s) if now_s > begin_s else 0.0
-        moment.figures = moment.figures.plus(before).plus(within.share(min(1.0, max(0.0, passed))))
+        part = arrived.within.share(min(1.0, max(0.0, passed)))
+        moment.figures = moment.figures.plus(arrived.before).plus(part)

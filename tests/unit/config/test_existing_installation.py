@@ -12,6 +12,7 @@ from kdcube.config.auth import AuthProvider
 from kdcube.config.gateway import Valid, check_gateway
 from kdcube.config.ingress import IngressSettings
 from kdcube.config.load import load, load_service
+from kdcube.config.metrics import MetricsSettings
 from kdcube.config.proc import ProcSettings
 from kdcube.protocol.errors import ConfigurationError
 from kdcube.protocol.turns import UserType
@@ -56,6 +57,38 @@ def test_proc():
     assert (support.git_ref, support.git_subdir) == ("v2.0.0", "support")
     assert (ops.path, ops.module) == ("/bundles", "ops@1-3.entrypoint")
     assert (ops.git_ref, ops.git_subdir) == ("bundle-v2026.02.22", "ops")
+
+
+def test_metrics():
+    settings, warnings = load_service(MetricsSettings, "metrics", environment(".env.metrics"))
+    service, export = settings.service, settings.export
+    assert (service.port, service.gateway.tenant, service.gateway.project) == (8090, "acme", "support")
+    assert parse_endpoint(service.redis_url) == Endpoint("redis", password="p@ss")
+    assert (settings.run_once, export.scheduled, export.every_s, export.on_start) == (False, True, 30, True)
+    assert export.mapping["ingress.sse.total_connections"].name == "Ingress/SSEConnections"
+    assert (export.cloudwatch.namespace, dict(export.cloudwatch.dimensions)["env"]) == ("KDCube/Metrics", "prod")
+    assert not export.wanted  # both exports are off in it
+    assert warnings == ["REDIS_PASSWORD: REDIS_URL says where Valkey is, with the password"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("METRICS_MODE", "proxy", "give redis: services tell their figures in Valkey"),
+        ("METRICS_MODE", "push", "give one of redis"),
+        ("METRICS_RUN_ONCE", "once", "give 1 or 0"),
+        ("METRICS_PORT", "0", "give a whole number from 1 to 65535"),
+    ],
+)
+def test_what_is_wrong_for_the_metrics_service_is_named(name, value, told):
+    with pytest.raises(ConfigurationError, match=f"{name}: is .*{told}"):
+        load(MetricsSettings, {**environment(".env.metrics"), name: value})
+
+
+def test_what_only_asked_other_services_does_nothing():
+    older = {"METRICS_INGRESS_BASE_URL": "http://ingress:8010", "METRICS_AUTH_HEADER_VALUE": "Bearer hunter2"}
+    _, warnings = load_service(MetricsSettings, "metrics", {**environment(".env.metrics"), **older})
+    assert [line for line in warnings if "asks nobody else" in line and "hunter2" not in line] == warnings[:2]
 
 
 def test_the_configuration_that_both_run():
