@@ -19,6 +19,19 @@ def test_without_variables():
     assert settings.ingress_variables == settings.proc_variables == {}
 
 
+def test_the_metrics_service_is_told_nothing_of_others():
+    given = {
+        "METRICS_EXPORT_CLOUDWATCH": "1",
+        "LOG_LEVEL": "debug",
+        "DATABASE_URL": "postgresql://u:p@h/d",
+        "OIDC_CLIENT_SECRET": "secret",
+        "KDCUBE_SESSION_SECRET": "secret",
+        "GIT_HTTP_TOKEN": "secret",
+    }
+    settings = load(LocalSettings, given)
+    assert settings.metrics_variables == {"METRICS_EXPORT_CLOUDWATCH": "1", "LOG_LEVEL": "debug"}
+
+
 def test_services_see_what_they_document_and_nothing_else():
     registry = {"bundles": {"mine@1": {"path": "/mine", "secrets": ["MY_KEY"]}}}
     given = {
