@@ -17,10 +17,18 @@ _TOKENS_MAX = 10**9
 
 
 class TurnFigures:
-    """Of the turns of one proc, and of those that it settles for others."""
+    """Of the turns of one proc, and of those that it settles for others.
+
+    What is to be noticed when it happens for the first time stands at 0 before: Prometheus sees no increase in a
+    counter that begins with its first event.
+    """
 
     def __init__(self, instruments: Instruments) -> None:
         self._instruments = instruments
+        for name in ("claims_returned", "leases_lost", "working_state_rebuilds"):
+            instruments.counter(name)
+        for state in (TurnState.CLAIMED, TurnState.RUNNING):
+            instruments.counter("leases_expired", state=state)
         self._models: set[str] = set()
         self._first_outputs: dict[str, Histogram] = {}
 
@@ -47,8 +55,7 @@ class TurnFigures:
         """START is committed, ``waited_ms`` after the acceptance."""
         instruments = self._instruments
         instruments.counter("attempts", bundle=bundle_id).add()
-        if attempt > 1:
-            instruments.counter("attempts_repeated", bundle=bundle_id).add()
+        instruments.counter("attempts_repeated", bundle=bundle_id).add(attempt > 1)
         instruments.histogram("turn_wait_seconds", user_type=user_type).observe(max(0, waited_ms) / 1000)
 
     def spoke(self, bundle_id: str, after_s: float) -> None:

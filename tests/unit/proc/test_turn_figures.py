@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from kdcube.proc.turn_figures import MODELS_MAX, TurnFigures
+from kdcube.protocol.turns import TurnState, UserType
 from kdcube.telemetry.instruments import Instruments
 
 
@@ -15,6 +16,7 @@ def tokens(instruments: Instruments) -> dict[tuple[str, str], float]:
     return {
         (counter["labels"]["model"], counter["labels"]["direction"]): counter["total"]
         for counter in instruments.totals()["counters"]
+        if counter["name"] == "tokens_used"
     }
 
 
@@ -44,3 +46,18 @@ def test_what_is_no_usage_counts_for_nothing(data: Any) -> None:
     instruments = Instruments()
     TurnFigures(instruments).used("echo", data)
     assert tokens(instruments) == {}
+
+
+def test_what_happens_for_the_first_time_is_an_increase() -> None:
+    instruments = Instruments()
+    figures = TurnFigures(instruments)
+    before = instruments.totals()["counters"]
+    figures.rebuilt()
+    figures.lost()
+    figures.returned()
+    for state in (TurnState.CLAIMED, TurnState.RUNNING):
+        figures.expired(state)
+    after = instruments.totals()["counters"]
+    assert [{**counter, "total": counter["total"] + 1} for counter in before] == after
+    figures.started("echo", UserType.PAID, 1, 5)
+    assert [counter["total"] for counter in instruments.totals()["counters"] if "bundle" in counter["labels"]] == [1, 0]
