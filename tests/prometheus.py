@@ -32,8 +32,9 @@ class Sample:
 class Prometheus:
     """Answers queries about what it has scraped."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, targets: int) -> None:
         self._http = http
+        self._targets = targets
 
     async def query(self, expression: str) -> list[Sample]:
         """What an instant query gives now. Those that are no number are left out, as a panel leaves them out."""
@@ -47,10 +48,10 @@ class Prometheus:
         """Waits until every target was scraped after ``moment_s``, by this machine's clock. Only asking tells."""
 
         async def scraped() -> bool:
-            times = [sample.value for sample in await self.query("timestamp(up)")]
-            return bool(times) and min(times) > moment_s
+            times = [sample.value for sample in await self.query("timestamp(up) and up == 1")]
+            return len(times) == self._targets and min(times) > moment_s
 
-        await eventually(scraped, f"every target was scraped; the targets are {await self.query('up')}")
+        await eventually(scraped, f"every target was scraped; of them were before: {await self.query('up')}")
 
 
 @asynccontextmanager
@@ -88,7 +89,7 @@ async def open_prometheus(folder: Path, jobs: Mapping[str, Sequence[str]]) -> As
                     return False
 
             await eventually(ready, "Prometheus is ready")
-            yield Prometheus(http)
+            yield Prometheus(http, sum(map(len, jobs.values())))
     finally:
         process.stop(server, signal.SIGTERM, grace_s=10)
 

@@ -1,4 +1,4 @@
-"""A line to a store that can be cut."""
+"""A line to a store that can be cut, and made slow."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class Proxy:
         self._lines: set[_Line] = set()
         self._cut: Whose | None = None
         self._silent: Whose | None = None
+        self._delay_s = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
 
@@ -64,6 +65,10 @@ class Proxy:
     def swallow(self, whose: Whose = everybodys) -> None:
         """Connections stay open and new ones are accepted, but nothing arrives on either side until ``heal``."""
         self._run(self._break(whose, silently=True))
+
+    def slow(self, delay_s: float) -> None:
+        """What is sent arrives so much later, on either side; 0: at once again."""
+        self._delay_s = delay_s
 
     def heal(self) -> None:
         """New connections are good again; those that were silent are ended."""
@@ -123,13 +128,23 @@ class Proxy:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
             line.ends.append(far_writer)
             if not line.ended:
-                pumps = (line.pump(reader, far_writer), line.pump(far_reader, writer))
+                pumps = (self._pump(line, reader, far_writer), self._pump(line, far_reader, writer))
                 await asyncio.wait([asyncio.ensure_future(pump) for pump in pumps])
         except OSError:
             pass  # the server is away
         finally:
             line.end()
             self._lines.discard(line)
+
+    async def _pump(self, line: _Line, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if self._delay_s:
+                    await asyncio.sleep(self._delay_s)  # what comes meanwhile goes with the next one
+                if not line.silent:
+                    writer.write(data)
+                    await writer.drain()
+        line.end()
 
 
 class _Line:
@@ -143,11 +158,3 @@ class _Line:
         self.ended = True
         for writer in self.ends:
             writer.transport.abort()
-
-    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while data := await reader.read(65536):
-                if not self.silent:
-                    writer.write(data)
-                    await writer.drain()
-        self.end()
