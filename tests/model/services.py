@@ -37,9 +37,9 @@ from kdcube.redis.epoch import EpochWatch, WorkingState
 from kdcube.redis.eventlog import EventLogs
 from kdcube.redis.keys import Keys
 from kdcube.redis.queue import Queue
+from kdcube.redis.remains import Remains
 from kdcube.redis.renewal import Renewal
 from kdcube.redis.steer import Steers
-from kdcube.redis.traces import Traces
 from kdcube.redis.workers import Workers
 from kdcube.secrets.secrets import Granted
 
@@ -311,7 +311,7 @@ class Maintenance(Service):
                 erasing=Erasing(self.database, TENANT, PROJECT),
                 turns=self.turns,
                 queue=self.queue,
-                traces=Traces(self.connection, KEYS),
+                remains=Remains(self.connection, KEYS),
                 clock=self.stores.clock,
             ),
             clock=lambda: 10.0 * next(looks),  # every look is one of those that reconcile

@@ -13,6 +13,7 @@ from kdcube.config.documents import read_json
 from kdcube.config.environment import Environment
 from kdcube.config.gateway import VARIABLE, GatewayConfig
 from kdcube.config.process import ProcessSettings
+from kdcube.config.tracing import TracingSettings
 from kdcube.protocol.errors import ConfigurationError
 
 INTERNAL_PORT = "KDCUBE_INTERNAL_PORT"
@@ -39,6 +40,8 @@ class ServiceSettings(ProcessSettings):
     """The environment's; what is registered goes before it."""
     bundles_from_environment: bool
     """The environment's bundles take the place of all that are registered, once, at the start of proc."""
+    tracing: TracingSettings | None
+    """None: no spans are recorded."""
 
     @classmethod
     def read(cls, environment: Environment, *, component: str, port_name: str, port: int) -> Self:
@@ -55,6 +58,7 @@ class ServiceSettings(ProcessSettings):
             gateway_from_environment=environment.flag("GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP", False),
             bundles=read_bundles(environment),
             bundles_from_environment=environment.flag("BUNDLES_FORCE_ENV_ON_STARTUP", False),
+            tracing=TracingSettings.read(environment),
         )
 
 

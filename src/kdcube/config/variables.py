@@ -11,6 +11,7 @@ from kdcube.config.environments import ENVIRONMENT_VARIABLES
 from kdcube.config.exporting import EXPORT_VARIABLES
 from kdcube.config.git import GIT_VARIABLES
 from kdcube.config.secrets import AWS_VARIABLES, SECRET_VARIABLES
+from kdcube.config.tracing import TRACING_VARIABLES
 
 UNUSED_MAX = 40
 """Names that are listed; the others are counted."""
@@ -28,7 +29,7 @@ READERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         **dict.fromkeys(("DATABASE_URL", "POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_DATABASE", "POSTGRES_USER"), _ALL),
         **dict.fromkeys(("POSTGRES_PASSWORD", "POSTGRES_SSL", "GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP"), _ALL),
         **dict.fromkeys(("KDCUBE_HOME", "KDCUBE_STORAGE_PATH", "AGENTIC_BUNDLES_JSON", "AGENTIC_BUNDLES_ROOT"), _ALL),
-        "BUNDLES_FORCE_ENV_ON_STARTUP": _ALL,
+        **dict.fromkeys(("BUNDLES_FORCE_ENV_ON_STARTUP", *TRACING_VARIABLES), _ALL),
         **dict.fromkeys(("AUTH_PROVIDER", "IDP_DB_PATH", "KDCUBE_ANONYMOUS"), _ALL),
         **dict.fromkeys(("ID_TOKEN_HEADER_NAME", "AUTH_TOKEN_COOKIE_NAME", "ID_TOKEN_COOKIE_NAME"), _ALL),
         **dict.fromkeys(("OIDC_ISSUER", "OIDC_CLIENT_ID", "OIDC_AUDIENCE", "OIDC_ROLES_CLAIM"), _ALL),

@@ -18,11 +18,12 @@ from structlog.typing import FilteringBoundLogger
 
 from kdcube.config.auth import Cors
 from kdcube.gateway.errors import UNEXPECTED, Problem, RequestError, problem
-from kdcube.gateway.exchange import Exchange, begin_exchange
+from kdcube.gateway.exchange import Exchange, begin_exchange, told_by_client
 from kdcube.gateway.rate_fields import NAMES, rate_fields
 from kdcube.gateway.routing import route_of_scope
 from kdcube.gateway.traffic import Traffic
 from kdcube.telemetry.logging import bound
+from kdcube.telemetry.tracing import NO_TRACING, Kind, Span, Tracing
 
 PREFIX = "/chatbot/api"
 """Under which proxies and load balancers route to ingress; it answers without it as well."""
@@ -33,6 +34,9 @@ _HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
+
+_UNTRACED = frozenset({"/health", "/ready", "/metrics", f"{PREFIX}/health", f"{PREFIX}/ready"})
+"""What machines ask all the time."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
@@ -45,36 +49,44 @@ Shape: TypeAlias = Callable[[Problem, Scope], Response]
 
 class Edge:
     """The ASGI application around ``router``. ``shapes``: by the beginning of a path, how problems are told there.
-    ``traffic`` measures.
+    ``traffic`` measures, ``tracing`` records a span of each.
     """
 
     def __init__(
-        self, router: Router, shapes: Mapping[str, Shape] | None = None, traffic: Traffic | None = None
+        self,
+        router: Router,
+        shapes: Mapping[str, Shape] | None = None,
+        traffic: Traffic | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._router = router
         self._shapes = shapes or {}
         self._traffic = traffic
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        exchange = begin_exchange(scope)
+        request_id, trace = told_by_client(scope)
+        tracing = NO_TRACING if scope["path"] in _UNTRACED else self._tracing
+        span = tracing.begin(scope["method"], trace, Kind.SERVER)
+        exchange = begin_exchange(scope, request_id, span.context)
         scope["app"] = self  # makes the router raise what it refuses, instead of answering by itself
         if scope["path"].startswith(PREFIX + "/"):
             scope["root_path"] = PREFIX
-        started = False
+        started, status = False, 0
         began, traffic = perf_counter(), self._traffic
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
+            nonlocal started, status
             if message["type"] == "http.response.start":
-                started = True
+                started, status = True, message["status"]
                 if traffic is not None:
                     traffic.answered(scope["method"], route_of_scope(scope), message["status"], perf_counter() - began)
                 message = {**message, "headers": _all_headers(message["headers"], exchange)}
             await send(message)
 
-        with bound(request_id=exchange.request_id):
+        with bound(request_id=request_id, trace_id=span.context.trace_id):
             try:
                 if _CONTROL.search(scope["path"]):  # a route would match with a line feed behind it, a pattern not
                     raise HTTPException(404)
@@ -94,6 +106,10 @@ class Edge:
                 if traffic is not None and told is not None and told.status in (429, 503):
                     traffic.refused(told.error, told.status, exchange.user_type)
                 await self._told(told or UNEXPECTED, scope, exchange)(scope, receive, send_with_headers)
+            finally:
+                if span.recording:
+                    _describe(span, scope, exchange, status)
+                span.end()
 
     def _told(self, problem: Problem, scope: Scope, exchange: Exchange) -> Response:
         path: str = scope["path"].removeprefix(PREFIX)
@@ -101,6 +117,19 @@ class Edge:
             if path.startswith(beginning):
                 return shape(problem, scope)
         return problem.response(exchange.request_id)
+
+
+def _describe(span: Span, scope: Scope, exchange: Exchange, status: int) -> None:
+    """By the conventions of OpenTelemetry for HTTP. Path and query are left out, as they may name people."""
+    route = route_of_scope(scope)
+    span.rename(f"{scope['method']} {route}".strip())
+    span.set({"http.request.method": scope["method"], "http.route": route, "kdcube.request_id": exchange.request_id})
+    if exchange.user_type is not None:
+        span.set({"kdcube.user_type": exchange.user_type.value})
+    if status:
+        span.set({"http.response.status_code": status})
+    if status >= 500 or not status:
+        span.fail(str(status or "no_answer"))
 
 
 def _all_headers(given: Iterable[tuple[bytes, bytes]], exchange: Exchange) -> list[tuple[bytes, bytes]]:

@@ -12,6 +12,7 @@ from kdcube.gateway.applying import follow_config
 from kdcube.gateway.following import Following
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.measuring import sampling, watch_process, watch_stores
+from kdcube.gateway.tracing import open_tracing
 from kdcube.postgres.audit import Audit
 from kdcube.postgres.database import Database, open_database
 from kdcube.postgres.gateway_configs import GatewayConfigs
@@ -20,6 +21,7 @@ from kdcube.redis.keys import Keys
 from kdcube.redis.server import check_server
 from kdcube.redis.subscriber import Subscriber, open_subscriber
 from kdcube.telemetry.instruments import Instruments
+from kdcube.telemetry.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Foundation:
     following: Following
     instruments: Instruments
     """Of this process: the stores are watched already."""
+    tracing: Tracing
 
 
 @asynccontextmanager
@@ -54,6 +57,7 @@ async def open_foundation(
     keys = Keys(*scope)
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
+        tracing = await enter(open_tracing(service))  # first: it is there for whatever ends later
         connection = await enter(open_connection(service.redis_url, name=name))
         await check_server(connection)
         subscriber = await enter(open_subscriber(service.redis_url, name=f"{name}-channels"))
@@ -67,7 +71,20 @@ async def open_foundation(
         instruments = Instruments()
         watch_process(instruments)
         watch_stores(instruments, database, connection)
+        instruments.counted("spans_sent", lambda: tracing.sent)
+        instruments.counted("spans_lost", lambda: tracing.lost)
         await enter(sampling(instruments, connection))
         yield Foundation(
-            service, scope, keys, connection, subscriber, live, database, audit, configs, following, instruments
+            service,
+            scope,
+            keys,
+            connection,
+            subscriber,
+            live,
+            database,
+            audit,
+            configs,
+            following,
+            instruments,
+            tracing,
         )

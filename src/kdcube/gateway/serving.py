@@ -47,10 +47,12 @@ def run_service(component: str, settings: type[S], serve: Callable[[S], Coroutin
     """The main of a service: 0 after a drain, 1 with one line when it cannot start, or has broken."""
     try:
         loaded, warnings = load_service(settings, component)
-        configure(component, loaded.service.instance_id, loaded.service.log_level)
+        service = loaded.service
+        scope = (service.gateway.tenant, service.gateway.project)
+        configure(component, service.instance_id, service.log_level, scope=scope)
         if warnings:
             logger.warning("settings.without_meaning", warnings=warnings)
-        failpoints.install(loaded.service.failpoints)
+        failpoints.install(service.failpoints)
         uvloop.run(serve(loaded))
     except KDCubeError as error:
         print(f"kdcube-{component}: {error}", file=sys.stderr)

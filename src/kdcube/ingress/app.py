@@ -167,7 +167,8 @@ async def open_ingress(settings: IngressSettings) -> AsyncGenerator[Ingress]:
         reporting = Reporting(sources, instruments, live, service, "ingress", about=bundles.report)
         await enter(reporting.reporting())
         await enter(internal_port(service, instruments))
-        edge = Edge(router, {openai_errors.UNDER: openai_errors.openai_error}, Traffic(instruments))
+        shapes = {openai_errors.UNDER: openai_errors.openai_error}
+        edge = Edge(router, shapes, Traffic(instruments), foundation.tracing)
         yield Ingress(with_cors(edge, settings.callers.cors), probes, streams, reporting)
 
 

@@ -15,6 +15,7 @@ from kdcube.config.environments import ENVIRONMENT_VARIABLES, EnvironmentSetting
 from kdcube.config.gateway import GatewayConfig, read_gateway
 from kdcube.config.git import GIT_VARIABLES
 from kdcube.config.secrets import AWS_VARIABLES, SECRET_VARIABLES
+from kdcube.config.tracing import TRACING_VARIABLES
 from kdcube.config.variables import READERS
 from kdcube.local.docs import GRANTED
 
@@ -25,7 +26,7 @@ _STOP_S = 30.0  # less than in a cluster, as somebody waits at a terminal
 _FOR_ALL = (
     *("PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"),
     *("GATEWAY_CONFIG_JSON", "GATEWAY_CONFIG_FORCE_ENV_ON_STARTUP", "KDCUBE_STORAGE_PATH", "LOG_LEVEL"),
-    *("KDCUBE_REVISION", "KDCUBE_FAILPOINTS"),
+    *("KDCUBE_REVISION", "KDCUBE_FAILPOINTS", *TRACING_VARIABLES),
 )
 _FOR_INGRESS = ("KDCUBE_KEEPALIVE_SEC",)
 _FOR_CALLERS = (

@@ -36,6 +36,7 @@ from kdcube.proc.claimed import RETRY_S, ClaimedTurn, now_ms
 from kdcube.proc.desk import Desk
 from kdcube.proc.log_writer import LogWriter
 from kdcube.proc.outcomes import as_history, told_before, verdict
+from kdcube.proc.turn_spans import TurnSpans
 from kdcube.protocol.endings import terminal_line
 from kdcube.protocol.errors import KDCubeError
 from kdcube.protocol.events import Fold, Kind, encode_line
@@ -76,6 +77,7 @@ class Attempt:
         self._stopped: asyncio.Future[Outcome | KDCubeError] = asyncio.get_running_loop().create_future()
         self._hand_back = False
         self._cancelled = False
+        self._spans = TurnSpans(desk.tracing, self.envelope)
         try:  # at once: what is claimed next shall find the room that is left
             self._seat = desk.pool.seat(self.envelope.bundle_id)
         except BundleUnavailable as error:
@@ -161,6 +163,7 @@ class Attempt:
             await self._run()
         finally:
             self._free_slot()
+            self._spans.close()
 
     def _free_slot(self) -> None:
         if self._seat:
@@ -189,6 +192,7 @@ class Attempt:
         writing = asyncio.create_task(writer.run())
         try:
             end = await self._serve(outcome, seat)
+            self._spans.bundle_ended(end)
             self._free_slot()
             await writer.flush(FLUSH_S)
         finally:
@@ -213,6 +217,12 @@ class Attempt:
             waited_ms = outcome.started_ms - self._turn.claim.accepted_ms
             envelope = self.envelope
             self._desk.figures.started(envelope.bundle_id, envelope.user_type, outcome.attempt, waited_ms)
+            self._spans.started(
+                attempt=outcome.attempt,
+                version=version,
+                accepted_ms=self._turn.claim.accepted_ms,
+                started_ms=outcome.started_ms,
+            )
         return outcome
 
     async def _open_log(self, version: str) -> LogWriter | None:
@@ -274,6 +284,7 @@ class Attempt:
             config=grant.config,
             secrets=grant.secrets.values,
             unreadable=grant.secrets.unreadable,
+            trace=self._spans.to_bundle(),
         )
         running = await self._hand_over(job, seat)
         if not isinstance(running, RunningTurn):
@@ -352,6 +363,7 @@ class Attempt:
         match finished:
             case Finished(_, discarded):
                 self._measure(state, ending.ended_ms)
+                self._spans.ended(state, error["code"] if error else None)
                 line = terminal_line(
                     state,
                     ts_ms=ending.ended_ms,

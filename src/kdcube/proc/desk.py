@@ -16,6 +16,7 @@ from kdcube.redis.queue import Queue
 from kdcube.redis.steer import Steers
 from kdcube.secrets.secrets import Granted
 from kdcube.telemetry.instruments import Instruments
+from kdcube.telemetry.tracing import NO_TRACING, Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +40,4 @@ class Desk:
     pool: HostPool
     grants: Callable[[BundleEntry], Awaitable[BundleGrant]]
     figures: TurnFigures = field(default_factory=lambda: TurnFigures(Instruments()))
+    tracing: Tracing = NO_TRACING

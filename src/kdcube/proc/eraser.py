@@ -17,7 +17,7 @@ from kdcube.postgres.turns import Turns
 from kdcube.protocol.endings import terminal_line
 from kdcube.protocol.turns import TERMINAL, TurnEnvelope, TurnState
 from kdcube.redis.queue import Queue
-from kdcube.redis.traces import Traces
+from kdcube.redis.remains import Remains
 from kdcube.telemetry.failpoints import hit
 
 log = structlog.get_logger()
@@ -43,7 +43,7 @@ class Eraser:
         erasing: Erasing,
         turns: Turns,
         queue: Queue,
-        traces: Traces,
+        remains: Remains,
         retention_days: int = 0,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -51,7 +51,7 @@ class Eraser:
         self._erasing = erasing
         self._turns = turns
         self._queue = queue
-        self._traces = traces
+        self._remains = remains
         self.retention_days = retention_days
         self._clock = clock
         self._wall_clock = wall_clock
@@ -74,7 +74,7 @@ class Eraser:
         if erased:
             log.info("conversations erased", count=erased)
         for erasure in await self._erasing.emptied():
-            await self._traces.forget_feed(erasure.user_id)
+            await self._remains.forget_feed(erasure.user_id)
             await hit("proc.erase.before_close")
             await self._erasing.close(erasure.erasure_id)
             log.info("erasure done", erasure_id=erasure.erasure_id)
@@ -101,20 +101,20 @@ class Eraser:
             return False  # a worker ends it, or the reaper; its cancel is committed
         if not await self._left_valkey(list(turns), conversation_id, epoch):
             return False
-        until_ms = await self._traces.now_ms()
-        await self._traces.forget_turns(list(turns))
+        until_ms = await self._remains.now_ms()
+        await self._remains.forget_turns(list(turns))
         await hit("proc.erase.before_commit")
         return await self._erasing.erase(conversation_id, until_ms)
 
     async def _left_valkey(self, turn_ids: list[str], conversation_id: str, epoch: int) -> bool:
         """Whether the working state has nothing of a conversation; ends what only waits there."""
-        here = await self._traces.states(turn_ids)
-        active = await self._traces.active_turn(conversation_id)
+        here = await self._remains.states(turn_ids)
+        active = await self._remains.active_turn(conversation_id)
         if active is not None and active not in here:  # its admission was refused, and whoever asked for it died
-            here |= await self._traces.states([active])
+            here |= await self._remains.states([active])
         for turn_id, state in here.items():
             if state in _WAITING:  # whoever committed its cancel has not told
-                envelope = await self._turns.envelope(turn_id) or await self._traces.envelope(turn_id)
+                envelope = await self._turns.envelope(turn_id) or await self._remains.envelope(turn_id)
                 if envelope is not None:
                     await self._end(envelope, epoch)
         return not here and active is None

@@ -61,10 +61,10 @@ from kdcube.redis.connection import open_blocking_connection
 from kdcube.redis.epoch import EpochWatch, WorkingState
 from kdcube.redis.eventlog import EventLogs
 from kdcube.redis.queue import LEASE_S, Queue
+from kdcube.redis.remains import Remains
 from kdcube.redis.renewal import Renewal
 from kdcube.redis.sources import Sources
 from kdcube.redis.steer import Steers
-from kdcube.redis.traces import Traces
 from kdcube.redis.workers import Workers
 from kdcube.secrets.opening import open_secrets
 from kdcube.secrets.secrets import Secrets
@@ -161,7 +161,7 @@ class Proc:
             )
 
             eraser = Eraser(
-                erasing=Erasing(self.database, *scope), turns=turns, queue=queue, traces=Traces(connection, keys)
+                erasing=Erasing(self.database, *scope), turns=turns, queue=queue, remains=Remains(connection, keys)
             )
 
             def enforce(config: GatewayConfig) -> None:
@@ -210,6 +210,7 @@ class Proc:
                 pool=self.pool,
                 grants=self._grant,
                 figures=figures,
+                tracing=foundation.tracing,
             )
             self.worker = Worker(
                 desk,
@@ -263,7 +264,9 @@ class Proc:
                     epochs=epoch_watch,
                 )
             )
-            self.app = create_app(self.probes, self.operations, settings.callers.cors, Traffic(instruments))
+            self.app = create_app(
+                self.probes, self.operations, settings.callers.cors, Traffic(instruments), foundation.tracing
+            )
             collect_rarely(GC_AFTER_OBJECTS)
             log.info("proc.ready", slots=self.worker.slots, bundles=sorted(self.bundles.current.releases))
             yield self

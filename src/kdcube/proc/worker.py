@@ -22,6 +22,7 @@ from kdcube.redis.keys import Keys
 from kdcube.redis.queue import Claim, Stopped
 from kdcube.redis.subscriber import Subscriber
 from kdcube.telemetry import failpoints
+from kdcube.telemetry.logging import bind
 
 log = structlog.get_logger()
 
@@ -240,7 +241,9 @@ class Worker:
     async def _run(self, attempt: Attempt) -> None:
         turn_id = attempt.envelope.turn_id
         try:
-            structlog.contextvars.bind_contextvars(turn_id=turn_id, request_id=attempt.envelope.request_id)
+            trace = attempt.envelope.trace
+            ids = {"turn_id": turn_id, "request_id": attempt.envelope.request_id}
+            bind(**ids, trace_id=trace.trace_id) if trace else bind(**ids)
             await attempt.run()
         except ClaimGivenUp:
             log.warning("claim given up", turn_id=turn_id)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from kdcube.protocol.trace_context import TraceContext
+
 ENVELOPE_VERSION = 1
 """Written by this release; it reads ENVELOPE_VERSION - 1 as well (rule 27)."""
 
@@ -91,6 +93,14 @@ class TurnEnvelope(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """An edit or retry of a conversation's first turn: a sibling without a parent."""
     history: tuple[EarlierMessage, ...] = ()
     """Of a conversation's first turn, when the conversation began elsewhere: what was said there, oldest first."""
+    traceparent: str = ""
+    """Of the request that sent the message, as its work here continues it. Empty from a release that knew no traces."""
+    tracestate: str = ""
+
+    @property
+    def trace(self) -> TraceContext | None:
+        """What the turn's work belongs to; None when it came from a release that knew no traces."""
+        return TraceContext(self.traceparent, self.tracestate) if self.traceparent else None
 
 
 _ENCODER = msgspec.msgpack.Encoder()

@@ -134,7 +134,7 @@ async def open_proxylogin(
         await enter(reporting.reporting())
         await enter(internal_port(service, instruments))
         shapes = {"/auth/login": failure, CALLBACK_PATH: failure}
-        edge = Edge(_router(routes, probes), shapes, Traffic(instruments))
+        edge = Edge(_router(routes, probes), shapes, Traffic(instruments), foundation.tracing)
         cors = Cors(allow_origins=(settings.return_url,), allow_credentials=True, allow_methods=("GET", "POST"))
         elsewhere = settings.return_url != settings.logins.public_url
         yield ProxyLogin(with_cors(edge, cors) if elsewhere else edge, probes, refresher)

@@ -1,5 +1,6 @@
 """The only package that a bundle imports: `Bundle` registers handlers, `Turn` is what a message handler gets."""
 
+from kdcube.protocol.trace_context import TraceContext
 from kdcube.sdk.bundle import Bundle
 from kdcube.sdk.context import BundleError, OperationContext, Refused
 from kdcube.sdk.inbox import Inbox, Message
@@ -23,6 +24,7 @@ __all__ = [
     "SecretNotGranted",
     "SecretUnavailable",
     "StepStatus",
+    "TraceContext",
     "Turn",
     "User",
 ]

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
+from kdcube.protocol.trace_context import TraceContext
 from kdcube.sdk.context import OperationContext, Refused
 from kdcube.sdk.explaining import explain, refusal_in, unreadable_in
 from kdcube.sdk.operations import InvalidData, Operations
@@ -74,7 +75,7 @@ class CallRun:
             self._returned = Returned(call.call, "unknown")
             return
         context = OperationContext(
-            call.user, call.config, call.secrets, call.unreadable, call.request_id, self._requests
+            call.user, call.config, call.secrets, call.unreadable, call.request_id, self._requests, _trace(call)
         )
         try:
             arguments = taken.arguments(call.data)
@@ -190,6 +191,10 @@ class _Requests:
         self._closed = True
         for future in self._waiting.values():
             future.cancel()
+
+
+def _trace(call: Call) -> TraceContext:
+    return TraceContext(call.traceparent, call.tracestate) if call.traceparent else TraceContext.new()
 
 
 def _encoded(what: str, value: Any, limit_bytes: int) -> bytes:

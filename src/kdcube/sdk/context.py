@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from kdcube.protocol.trace_context import TraceContext
 from kdcube.sdk.secrets import read_secret
 from kdcube.sdk.wire import AcceptedTurn, Conversation, User
 
@@ -76,6 +77,8 @@ class OperationContext:
     request_id: str = ""
     """Of the request, as it stands in logs and in the answer."""
     _asks: Asks | None = field(default=None, repr=False)
+    trace: TraceContext = field(default_factory=TraceContext.new)
+    """The trace that the call belongs to. ``trace.headers`` go with requests to other systems."""
 
     def secret(self, name: str) -> str:
         """A secret that the registry grants to this bundle. Raises SecretNotGranted, SecretUnavailable."""

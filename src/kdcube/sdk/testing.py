@@ -26,6 +26,7 @@ from typing import Any
 
 import msgspec
 
+from kdcube.protocol.trace_context import TraceContext
 from kdcube.sdk.bundle import Bundle
 from kdcube.sdk.calling import CallRun
 from kdcube.sdk.context import Refused
@@ -211,6 +212,7 @@ async def run(
     user: User = TEST_USER,
     attempt: int = 1,
     turn_id: str = "test-turn",
+    trace: TraceContext | None = None,
     acknowledge: bool = True,
     grant_steers: bool = True,
 ) -> AsyncGenerator[Session]:
@@ -230,6 +232,8 @@ async def run(
         state=dict(state or {}),
         config=dict(config or {}),
         secrets=dict(secrets or {}),
+        traceparent=trace.traceparent if trace else "",
+        tracestate=trace.tracestate if trace else "",
     )
     session = Session(bundle, start, acknowledge=acknowledge, grant_steers=grant_steers)
     try:

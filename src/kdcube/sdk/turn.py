@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
+from kdcube.protocol.trace_context import TraceContext
 from kdcube.sdk.inbox import Inbox
 from kdcube.sdk.outlet import Outlet
 from kdcube.sdk.secrets import read_secret
@@ -62,6 +63,10 @@ class Turn:
         self.inbox = inbox
         """Messages that come while this turn runs."""
         self.cancelled = Cancellation()
+        self.trace = TraceContext(start.traceparent, start.tracestate) if start.traceparent else TraceContext.new()
+        """The trace that the turn belongs to. ``turn.trace.headers`` go with requests to other systems, so that what
+        these record joins it.
+        """
         self.attachments: tuple[Any, ...] = ()
         self._secrets = start.secrets
         self._unreadable = start.unreadable

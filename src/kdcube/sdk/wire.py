@@ -150,6 +150,8 @@ class StartTurn(_Message, frozen=True, tag=2):
     secrets: dict[str, str]
     unreadable: dict[str, str] = {}
     """Granted secrets that could not be read, with the reasons."""
+    traceparent: str = ""
+    tracestate: str = ""
 
 
 class Credit(_Message, frozen=True, tag=3):
@@ -195,6 +197,8 @@ class Call(_Message, frozen=True, tag=7):
     secrets: dict[str, str]
     unreadable: dict[str, str] = {}
     request_id: str = ""
+    traceparent: str = ""
+    tracestate: str = ""
 
 
 class CancelCall(_Message, frozen=True, tag=8):

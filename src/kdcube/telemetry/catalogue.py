@@ -162,6 +162,8 @@ _PROCESSES = (
     _counter("process_cpu_seconds", "CPU time of the process.", unit="seconds"),
     _gauge("process_memory_bytes", "Memory of the process (resident).", unit="bytes"),
     _times("loop_lag_seconds", "How much later than asked the event loop woke a task, tried twice a second."),
+    _counter("spans_sent", "Spans that the collector of traces has taken."),
+    _counter("spans_lost", "Spans that it has not: it was away or refused them, or they came too fast."),
 )
 
 _SERVICE = (

@@ -15,7 +15,7 @@ from kdcube.postgres.records import NotStarted, Refusal, StartRequest
 from kdcube.proc.eraser import Eraser
 from kdcube.protocol.endings import terminal_line
 from kdcube.protocol.turns import TurnState
-from kdcube.redis.traces import Traces
+from kdcube.redis.remains import Remains
 from kdcube.redis.workers import Workers
 from kdcube.telemetry import failpoints
 from kdcube.telemetry.failpoints import InjectedFailure
@@ -33,7 +33,7 @@ def erasing(client: Client) -> Erasing:
 @pytest.fixture
 def eraser(client: Client, erasing: Erasing) -> Eraser:
     """Not that of a proc: the test takes its rounds."""
-    return Eraser(erasing=erasing, turns=client.turns, queue=client.queue, traces=Traces(client.connection, KEYS))
+    return Eraser(erasing=erasing, turns=client.turns, queue=client.queue, remains=Remains(client.connection, KEYS))
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +186,7 @@ async def test_old_conversations_are_erased(deployment: Deployment, client: Clie
         erasing=erasing,
         turns=client.turns,
         queue=client.queue,
-        traces=Traces(client.connection, KEYS),
+        remains=Remains(client.connection, KEYS),
         clock=lambda: float(next(ticks)),
         wall_clock=lambda: now[0],
     )

@@ -29,6 +29,8 @@ from kdcube.redis.rates import Left, Sender
 from kdcube.redis.workers import Workers
 from kdcube.telemetry.failpoints import hit
 from kdcube.telemetry.instruments import Instruments
+from kdcube.telemetry.logging import bind
+from kdcube.telemetry.tracing import NO_TRACING, Tracing
 
 _WAITING = frozenset({TurnState.QUEUED, TurnState.STEERING})
 _RECEIPTS: Mapping[TurnState, ReceiptState] = {
@@ -77,6 +79,7 @@ class Accepting:
         epochs: EpochWatch,
         cancelling: Cancelling,
         instruments: Instruments | None = None,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self._instruments = instruments or Instruments()
         self._admission = admission
@@ -85,6 +88,7 @@ class Accepting:
         self._turns = turns
         self._epochs = epochs
         self._cancelling = cancelling
+        self._tracing = tracing
         self._under_way: set[asyncio.Task[Acceptance]] = set()
         self._rang = False
 
@@ -115,10 +119,12 @@ class Accepting:
         return accepted
 
     async def _accept(self, envelope: TurnEnvelope, sender: Sender) -> Acceptance:
+        bind(turn_id=envelope.turn_id)
         await self._turns.available()
         epoch, nonce = self._epochs.current, secrets.token_hex(8)
         try:
-            outcome = await self._admission.admit(envelope, epoch=epoch, nonce=nonce, sender=sender)
+            with self._tracing.begin("turn.admit", envelope.trace):
+                outcome = await self._admission.admit(envelope, epoch=epoch, nonce=nonce, sender=sender)
             if isinstance(outcome, Unproven):
                 known = await self._turns.get(envelope.turn_id)
                 if known is not None and known.state not in _WAITING:
@@ -219,7 +225,8 @@ class Accepting:
 
     async def _commit(self, record: Record) -> Committed:
         try:
-            committed = await self._turns.admit(record)
+            with self._tracing.begin("turn.commit", record.envelope.trace):
+                committed = await self._turns.admit(record)
             await hit("ingress.accept.committed")
         except StoreUnavailable as error:
             raise _outcome_unknown(error) from error

@@ -15,6 +15,7 @@ from kdcube.gateway.live import LiveGateway
 from kdcube.postgres.records import StoredTurn
 from kdcube.protocol.errors import InvalidInput
 from kdcube.protocol.ids import check_client_id, conversation_id_for, turn_id_for
+from kdcube.protocol.trace_context import TraceContext
 from kdcube.protocol.turns import EarlierMessage, Policy, TurnEnvelope, UserType, content_hash
 
 ClientId: TypeAlias = Annotated[
@@ -78,8 +79,10 @@ class Composer:
         request_id: str,
         origin: Origin | None = None,
         history: Sequence[EarlierMessage] = (),
+        trace: TraceContext | None = None,
     ) -> TurnEnvelope:
-        """The envelope of ``message``. ``key`` is the Idempotency-Key, ``origin`` what its parent_turn_id stands for.
+        """The envelope of ``message``. ``key`` is the Idempotency-Key, ``origin`` what its parent_turn_id stands for,
+        ``trace`` what the turn's work belongs to.
 
         ``history`` is what was said before a conversation's first message; whoever gives it has bounded its size.
         Raises InvalidInput, which names the field, Forbidden when the bundle is not for the caller, and Unavailable
@@ -128,10 +131,19 @@ class Composer:
             parent_turn_id=None if origin is None else origin.parent_turn_id,
             root=origin is not None and origin.parent_turn_id is None,
             history=tuple(history),
+            traceparent=trace.traceparent if trace else "",
+            tracestate=trace.tracestate if trace else "",
         )
 
     def again(
-        self, original: TurnEnvelope, turn: StoredTurn, caller: Caller, *, key: str | None, request_id: str
+        self,
+        original: TurnEnvelope,
+        turn: StoredTurn,
+        caller: Caller,
+        *,
+        key: str | None,
+        request_id: str,
+        trace: TraceContext | None = None,
     ) -> TurnEnvelope:
         """The envelope of a retry: the same message as a sibling of ``turn``, or in its place when it never started.
 
@@ -153,6 +165,7 @@ class Composer:
             request_id=request_id,
             origin=Origin(parent) if branches else None,
             history=original.history,
+            trace=trace,
         )
 
     def _check_content(self, text: str, payload: dict[str, Any]) -> None:

@@ -50,5 +50,7 @@ async def open_taking(
 
     foundation.live.subscribe(enforce)
     workers = Workers(connection, keys)
-    async with Accepting(admission, queue, workers, turns, epochs, cancelling, instruments) as accepting:
+    async with Accepting(
+        admission, queue, workers, turns, epochs, cancelling, instruments, foundation.tracing
+    ) as accepting:
         yield Taking(Composer(foundation.live, bundles), accepting, cancelling, conversations, queue)

@@ -77,6 +77,7 @@ class ChatRoutes:
             key=request.headers.get("idempotency-key"),
             request_id=request_id_of(request),
             origin=origin,
+            trace=exchange_of(request).trace,
         )
         acceptance = await self._accepting.accept(envelope, self._limiter.sender(request, caller))
         return accepted(acceptance, caller, request)

@@ -14,7 +14,7 @@ from kdcube.config.gateway import Limits
 from kdcube.gateway.answers import json_response
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Conflict, NotFound
-from kdcube.gateway.exchange import request_id_of
+from kdcube.gateway.exchange import exchange_of, request_id_of
 from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.limits import Limiter
 from kdcube.gateway.live import LiveGateway
@@ -179,7 +179,12 @@ class ConversationRoutes:
         if original is None:
             raise _not_found()
         envelope = self._composer.again(
-            original, turn, caller, key=request.headers.get("idempotency-key"), request_id=request_id_of(request)
+            original,
+            turn,
+            caller,
+            key=request.headers.get("idempotency-key"),
+            request_id=request_id_of(request),
+            trace=exchange_of(request).trace,
         )
         acceptance = await self._accepting.accept(envelope, self._limiter.sender(request, caller))
         return accepted(acceptance, caller, request)

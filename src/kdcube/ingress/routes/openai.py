@@ -94,6 +94,7 @@ class OpenAIRoutes:
             key=request.headers.get("idempotency-key"),
             request_id=request_id_of(request),
             history=asked.history,
+            trace=exchange_of(request).trace,
         )
         acceptance = await self._accepting.accept(envelope, self._limiter.sender(request, caller))
         exchange_of(request).left = acceptance.left

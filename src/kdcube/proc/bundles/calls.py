@@ -12,6 +12,7 @@ import structlog
 
 from kdcube.proc.bundles.jobs import LostReason, TurnTooLarge
 from kdcube.protocol.errors import KDCubeError
+from kdcube.protocol.trace_context import TraceContext
 from kdcube.sdk import wire
 
 MAX_ASKED = 16
@@ -138,6 +139,8 @@ class CallJob:
     timeout_s: float
     asks: Asks
     told: Callable[[KDCubeError], wire.Told]
+    trace: TraceContext | None = None
+    """What the call's work belongs to."""
 
 
 class RunningCall:
@@ -176,9 +179,19 @@ class RunningCall:
     @classmethod
     def start(cls, number: int, job: CallJob, send: Callable[[Any], None], **options: Any) -> RunningCall:
         """Sends the call to its host. Raises TurnTooLarge."""
+        trace = job.trace
         message = wire.encode_message(
             wire.Call(
-                number, job.operation, job.data, job.user, job.config, job.secrets, job.unreadable, job.request_id
+                number,
+                job.operation,
+                job.data,
+                job.user,
+                job.config,
+                job.secrets,
+                job.unreadable,
+                job.request_id,
+                trace.traceparent if trace else "",
+                trace.tracestate if trace else "",
             )
         )
         if len(message) > wire.MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:
@@ -262,12 +275,12 @@ class RunningCall:
             _log.exception("operation_not_answered", operation=self._job.operation, request_id=self._job.request_id)
             self._send(wire.Told(call, request, None, "internal", "Something went wrong here."))
 
-    def end(self, returned: wire.Returned) -> None:
-        """The handler has ended."""
-        self.settle(self._outcome(returned) if self._stopping is None else CallStopped(self._stopping))
+    def end(self, returned: wire.Returned, detail: str) -> None:
+        """The handler has ended. ``detail`` is what of the traceback may be logged."""
+        self.settle(self._outcome(returned, detail) if self._stopping is None else CallStopped(self._stopping))
         self.leave()
 
-    def _outcome(self, returned: wire.Returned) -> CallOutcome:
+    def _outcome(self, returned: wire.Returned, detail: str) -> CallOutcome:
         match returned.how:
             case "answered":
                 return Answered(returned.data)
@@ -282,11 +295,11 @@ class RunningCall:
             case "no_secret":
                 return SecretMissing(returned.field, returned.detail)
             case "too_large":
-                return ResultTooLarge(returned.detail)
+                return ResultTooLarge(detail)
             case "unknown":
                 return UnknownOperation()
             case _:
-                return CallCrashed(returned.detail or f"the host said {returned.how!r}")
+                return CallCrashed(detail or f"the host said {returned.how!r}")
 
     # ---- the end
 

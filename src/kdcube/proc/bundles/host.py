@@ -132,8 +132,8 @@ class RunningTurn:
         self.settle(HostLost(self._cancelling))
         self._host.retire(f"turn does not stop ({self._cancelling})")
 
-    def end(self, ended: wire.Ended) -> None:
-        """The handler has ended."""
+    def end(self, ended: wire.Ended, detail: str) -> None:
+        """The handler has ended. ``detail`` is what of the traceback may be logged."""
         untaken = tuple(ended.untaken_steers)
         if self._cancelling in ("idle_limit", "wall_limit"):
             self.settle(HostLost(self._cancelling))
@@ -142,7 +142,7 @@ class RunningTurn:
         elif ended.how == "cancelled":
             self.settle(Cancelled())
         else:
-            self.settle(Failed(ended.code, ended.message, ended.retryable, ended.detail, untaken))
+            self.settle(Failed(ended.code, ended.message, ended.retryable, detail, untaken))
         self.leave()
 
     def settle(self, outcome: Outcome) -> None:
@@ -269,7 +269,7 @@ class BundleHost:
         if self.lost:
             raise BundleUnavailable(self.entry.id, "its host is leaving")
         self._numbers += 1
-        envelope = job.envelope
+        envelope, trace = job.envelope, job.trace
         message = wire.encode_message(
             wire.StartTurn(
                 turn=self._numbers,
@@ -283,10 +283,13 @@ class BundleHost:
                 config=job.config,
                 secrets=job.secrets,
                 unreadable=job.unreadable,
+                traceparent=trace.traceparent if trace else "",
+                tracestate=trace.tracestate if trace else "",
             )
         )
         if len(message) > wire.MAX_FRAME_BYTES - _FRAME_MARGIN_BYTES:
             raise TurnTooLarge
+        self._process.concealing.add(job.secrets)
         turn = RunningTurn(self._numbers, self, sink, self.clock())
         self._turns[turn.number] = turn
         self.send(msgspec.Raw(message))
@@ -297,6 +300,7 @@ class BundleHost:
         if self.lost or self.retiring:
             raise BundleUnavailable(self.entry.id, "its host is leaving")
         self._numbers += 1
+        self._process.concealing.add(job.secrets)
         call = RunningCall.start(
             self._numbers, job, self.send, grace_s=self.limits.cancel_grace_s, on_unresponsive=self._unresponsive
         )
@@ -342,7 +346,7 @@ class BundleHost:
         match message:
             case wire.Ended():
                 if turn := self._turns.pop(message.turn, None):
-                    turn.end(message)
+                    turn.end(message, self._process.concealing.without(message.detail))
                     self.turns_ended += 1
                     self.idle_since = now
                     self._changed()
@@ -363,7 +367,7 @@ class BundleHost:
                     call.ask(message)
             case wire.Returned():
                 if call := self._calls.pop(message.call, None):
-                    call.end(message)
+                    call.end(message, self._process.concealing.without(message.detail))
                     self.idle_since = now
                     self._changed()
             case wire.Loaded() if not self._loaded.done():

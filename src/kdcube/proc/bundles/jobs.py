@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from kdcube.protocol.errors import KDCubeError
+from kdcube.protocol.trace_context import TraceContext
 from kdcube.protocol.turns import TurnEnvelope
 from kdcube.sdk.wire import Delta, Emit, HistoryItem, Service, Step
 
@@ -42,6 +43,8 @@ class TurnJob:
     config: dict[str, Any] = field(default_factory=dict[str, Any])
     secrets: dict[str, str] = field(default_factory=dict[str, str], repr=False)
     unreadable: dict[str, str] = field(default_factory=dict[str, str])
+    trace: TraceContext | None = None
+    """What the bundle's work belongs to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 
 from kdcube.proc.bundles import keeper
+from kdcube.proc.bundles.concealing import Concealing
 from kdcube.proc.bundles.limits import ProcessLimits
 from kdcube.proc.bundles.output import OutputLines
 from kdcube.proc.bundles.pipe import PipeReader
@@ -54,6 +55,8 @@ class HostProcess:
         self.pid = 0
         """Of the program itself, which the keeper started."""
         self.wire = wire
+        self.concealing = Concealing()
+        """For what is logged of it."""
         self.exited: asyncio.Future[int] = self._loop.create_future()
         """The return code, negative for a signal, when the process has ended and nothing that it started is left."""
         self._keeper_fd = os.pidfd_open(process.pid)
@@ -125,7 +128,7 @@ class HostProcess:
             assert pipe is not None
             log = _log.bind(bundle=bundle_id, pid=self.pid, stream=name)
             output = OutputLines(
-                lambda line, log=log: log.info("bundle_output", line=line),
+                lambda line, log=log: log.info("bundle_output", line=self.concealing.without(line)),
                 lambda count, log=log: log.warning("bundle_output_dropped", lines=count),
                 clock,
             )

@@ -28,6 +28,7 @@ from kdcube.protocol.errors import KDCubeError
 from kdcube.redis.connection import Connection
 from kdcube.redis.epoch import EpochWatch
 from kdcube.secrets.secrets import Secrets
+from kdcube.telemetry.tracing import Tracing
 
 
 @dataclass(slots=True)
@@ -107,7 +108,7 @@ def _reason(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {error}" if error else "without an error"
 
 
-def create_app(probes: Probes, operations: OperationRoutes, cors: Cors, traffic: Traffic) -> ASGIApp:
+def create_app(probes: Probes, operations: OperationRoutes, cors: Cors, traffic: Traffic, tracing: Tracing) -> ASGIApp:
     """Operations of bundles, ``/health`` (alive) and ``/ready`` (503 names what fails)."""
 
     async def health(_: Request) -> Response:
@@ -128,4 +129,4 @@ def create_app(probes: Probes, operations: OperationRoutes, cors: Cors, traffic:
         redirect_slashes=False,
         default=no_route,
     )
-    return with_cors(Edge(router, traffic=traffic), cors)
+    return with_cors(Edge(router, traffic=traffic, tracing=tracing), cors)

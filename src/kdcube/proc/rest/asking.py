@@ -10,6 +10,7 @@ from kdcube.gateway.turns.taking import Taking
 from kdcube.postgres.records import StoredTurn
 from kdcube.protocol.errors import InvalidInput, KDCubeError
 from kdcube.protocol.ids import check_client_id
+from kdcube.protocol.trace_context import TraceContext
 from kdcube.protocol.turns import Policy
 from kdcube.sdk import wire
 
@@ -21,11 +22,18 @@ class Asked:
     """What one call may ask for: everything within what ``caller`` owns and may do. None is nobody."""
 
     def __init__(
-        self, caller: Caller | None, bundle_id: str, request_id: str, taking: Taking, limiter: Limiter
+        self,
+        caller: Caller | None,
+        bundle_id: str,
+        request_id: str,
+        trace: TraceContext,
+        taking: Taking,
+        limiter: Limiter,
     ) -> None:
         self._caller = caller
         self._bundle_id = bundle_id
         self._request_id = request_id
+        self._trace = trace
         self._taking = taking
         self._limiter = limiter
 
@@ -55,7 +63,7 @@ class Asked:
         )
         try:
             envelope = self._taking.composer.compose(
-                message, caller, key=asked.idempotency_key, request_id=self._request_id
+                message, caller, key=asked.idempotency_key, request_id=self._request_id, trace=self._trace
             )
         except InvalidInput as error:
             raise InvalidInput(_FIELDS.get(error.field, error.field), error.message) from None

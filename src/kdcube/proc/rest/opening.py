@@ -55,6 +55,7 @@ async def open_operations(
             grants=grants,
             taking=taking,
             instruments=instruments,
+            tracing=foundation.tracing,
         )
         watch = ProofWatch(routes.running, knowing.logins and knowing.logins.logins, knowing.stored_keys)
         await stack.enter_async_context(watch.watching())

@@ -20,14 +20,14 @@ from kdcube.gateway.answers import json_response
 from kdcube.gateway.bundles.live import LiveBundles
 from kdcube.gateway.caller import Caller
 from kdcube.gateway.errors import Forbidden, NotFound, TooLarge, Unauthorised, Unavailable
-from kdcube.gateway.exchange import request_id_of
+from kdcube.gateway.exchange import exchange_of, request_id_of
 from kdcube.gateway.identity.callers import Callers
 from kdcube.gateway.limits import Limiter
 from kdcube.gateway.live import LiveGateway
 from kdcube.gateway.reading import decode, read_body
 from kdcube.gateway.turns.messages import RANK, may_use, unready
 from kdcube.gateway.turns.taking import Taking
-from kdcube.proc.bundles.calls import Answered, CallJob, CallStopped, RunningCall
+from kdcube.proc.bundles.calls import Answered, CallCrashed, CallJob, CallLost, CallOutcome, CallStopped, RunningCall
 from kdcube.proc.bundles.host import BundleHost
 from kdcube.proc.bundles.jobs import BundleUnavailable, TurnTooLarge
 from kdcube.proc.bundles.pool import HostPool
@@ -38,9 +38,11 @@ from kdcube.proc.rest.openapi import openapi_document
 from kdcube.proc.rest.places import Places, PublicRate
 from kdcube.proc.rest.running import RunningCalls
 from kdcube.proc.rest.streaming import ItemStream
+from kdcube.protocol.trace_context import TraceContext
 from kdcube.protocol.turns import UserType
 from kdcube.sdk import wire
 from kdcube.telemetry.instruments import Instruments
+from kdcube.telemetry.tracing import Span, Tracing
 
 RETRY_S = 2.0
 """What a client is told to wait while a bundle's host is being replaced."""
@@ -96,6 +98,7 @@ class OperationRoutes:
         grants: Callable[[BundleEntry], Awaitable[BundleGrant]],
         taking: Taking,
         instruments: Instruments,
+        tracing: Tracing,
     ) -> None:
         self._scope = scope
         self._live = live
@@ -109,6 +112,7 @@ class OperationRoutes:
         self._taking = taking
         self._instruments = instruments
         self.running = RunningCalls()
+        self._tracing = tracing
         self.draining = False
 
     @property
@@ -167,20 +171,25 @@ class OperationRoutes:
         who = self._public_rate.address(request) if caller is None else caller.user_id
         async with self._places.entered(found.entry, who):
             began = time.perf_counter()
-            call = await self._start(request, found, caller, data)
-            with self.running.entered(call, caller if found.operation.streams else None):
-                gone = asyncio.create_task(_left(request, call), name=f"client of operation {call.number}")
-                try:
-                    yield call
-                finally:
-                    gone.cancel()
-                    call.stop("gone")
-                    outcome = await asyncio.shield(call.outcome)
+            trace = exchange_of(request).trace
+            with self._tracing.begin("operation.bundle", trace) as span:
+                call = await self._start(request, found, caller, data, span.context)
+                with self.running.entered(call, caller if found.operation.streams else None):
+                    gone = asyncio.create_task(_left(request, call), name=f"client of operation {call.number}")
+                    try:
+                        yield call
+                    finally:
+                        gone.cancel()
+                        call.stop("gone")
+                        outcome = await asyncio.shield(call.outcome)
+                        _describe(span, found, outcome)
                 self._instruments.histogram(
                     "operation_seconds", bundle=found.entry.id, outcome=type(outcome).__name__
                 ).observe(time.perf_counter() - began)
 
-    async def _start(self, request: Request, found: Found, caller: Caller | None, data: bytes) -> RunningCall:
+    async def _start(
+        self, request: Request, found: Found, caller: Caller | None, data: bytes, trace: TraceContext
+    ) -> RunningCall:
         """On a host that is there now: it may have waited for its place, and secrets may have to be read."""
         unavailable = BundleUnavailable(found.entry.id, "its hosts are being replaced")
         for _ in range(_TRIES):
@@ -196,14 +205,22 @@ class OperationRoutes:
             if current.operation.streams != found.operation.streams:
                 break
             try:
-                return current.host.call(self._job(request, current, grant, caller, data))
+                return current.host.call(self._job(request, current, grant, caller, data, trace))
             except TurnTooLarge:
                 raise TooLarge("The data is too large for an operation: 4 MB with all that goes with it.") from None
             except BundleUnavailable as error:
                 unavailable = error
         raise _unavailable(unavailable)
 
-    def _job(self, request: Request, found: Found, grant: BundleGrant, caller: Caller | None, data: bytes) -> CallJob:
+    def _job(
+        self,
+        request: Request,
+        found: Found,
+        grant: BundleGrant,
+        caller: Caller | None,
+        data: bytes,
+        trace: TraceContext,
+    ) -> CallJob:
         entry, operation, request_id = found.entry, found.operation, request_id_of(request)
         return CallJob(
             operation=operation.name,
@@ -214,8 +231,9 @@ class OperationRoutes:
             unreadable=grant.secrets.unreadable,
             request_id=request_id,
             timeout_s=min(entry.operation_timeout_s, operation.timeout_s or entry.operation_timeout_s),
-            asks=Asked(caller, entry.id, request_id, self._taking, self._limiter),
+            asks=Asked(caller, entry.id, request_id, trace, self._taking, self._limiter),
             told=told,
+            trace=trace,
         )
 
     # ---- the document
@@ -267,6 +285,14 @@ class OperationRoutes:
             return error
         operation = host.operations.get(name)
         return None if operation is None else Found(host.entry, host, operation)
+
+
+def _describe(span: Span, found: Found, outcome: CallOutcome) -> None:
+    if span.recording:
+        kind = type(outcome).__name__
+        span.set({"kdcube.bundle_id": found.entry.id, "kdcube.operation": found.operation.name, "kdcube.outcome": kind})
+        if isinstance(outcome, CallCrashed | CallLost | CallStopped):
+            span.fail(kind)
 
 
 async def _left(request: Request, call: RunningCall) -> None:

@@ -18,7 +18,7 @@ _SEPARATOR = b"\x1f"
 _ERASED: dict[str, str] = {"type": "data.erased"}
 
 
-class Traces:
+class Remains:
     """Those of one partition."""
 
     def __init__(self, connection: Connection, keys: Keys) -> None:
