@@ -41,6 +41,8 @@ class Demand:
     """Squared coefficient of variation of the times between messages: 1 for independent users, more for bursts."""
     slots: int = 16
     """Of a task of proc."""
+    proxylogin: int = 0
+    """Processes of proxylogin, where people sign in through it."""
     spare: int = 1
     """Tasks of each service that may be missing at the peak."""
 
@@ -105,7 +107,7 @@ def plan(demand: Demand, config: GatewayConfig, costs: Costs) -> Plan:
     cores = {name: costs.cores(name, demand.turns_per_s, demand.deltas) for name in COMPONENTS}
     ingress = _ingress(demand, config, cores["ingress"])
     wait = wait_s(needed * demand.slots, demand, 0.95)
-    connections = _connections(config, ingress.processes, tasks)
+    connections = _connections(config, ingress.processes, demand.proxylogin, tasks)
     return Plan(
         slots=slots,
         tasks=tasks,
@@ -184,16 +186,18 @@ class _Connections:
     lines: Sequence[Line]
 
 
-def _connections(config: GatewayConfig, ingress: int, tasks: int) -> _Connections:
+def _connections(config: GatewayConfig, ingress: int, proxylogin: int, tasks: int) -> _Connections:
     of_ingress, of_proc = config.pools.ingress.pg_pool_max_size, config.pools.proc.pg_pool_max_size
-    capacity = config.service_capacity.proc.processes_per_instance
-    procs = tasks * capacity
-    steady = ingress * of_ingress + procs * (of_proc + 1)
+    procs = tasks * config.service_capacity.proc.processes_per_instance
+    steady = (ingress + proxylogin) * of_ingress + procs * (of_proc + 1)
+    named = f"{ingress} x {of_ingress} of ingress, " + (
+        f"{proxylogin} x {of_ingress} of proxylogin, " * bool(proxylogin)
+    )
     lines = [
         Line(
             "connections to PostgreSQL",
             f"{steady}",
-            f"{ingress} x {of_ingress} of ingress, {procs} x ({of_proc} and the leader's lock) of proc",
+            f"{named}{procs} x ({of_proc} and the leader's lock) of proc",
         ),
         Line("while a deployment runs", f"{2 * steady}", "old and new side by side: maximumPercent 200"),
     ]

@@ -44,6 +44,7 @@ def plan(
     deltas: _Positive = 200.0,
     slots: _Tasks = 16,
     spare: _NotBelowZero = 1,
+    proxylogin: _NotBelowZero = 0,
     burstiness: Annotated[float, Parameter(validator=Number(gte=0))] = 1.0,
     gateway: ExistingFile | None = None,
     costs: ExistingFile | None = None,
@@ -73,6 +74,8 @@ def plan(
         Turns at once in one task of proc.
     spare
         Tasks of each service that may be missing at the peak.
+    proxylogin
+        Processes of proxylogin, where people sign in through it.
     burstiness
         1 for users who do not know of each other; above it where messages come together.
     gateway
@@ -91,6 +94,7 @@ def plan(
         arrivals=burstiness,
         slots=slots,
         spare=spare,
+        proxylogin=proxylogin,
     )
     made = make_plan(demand, _gateway(gateway), MEASURED if costs is None else read_costs(costs))
     if json:

@@ -65,5 +65,6 @@ def test_a_plan_has_something_to_spare_of_each_service_and_counts_every_connecti
     assert made.tasks == math.ceil(made.slots / 4) + 1
     assert made.ingress_processes == 3 + 1
     assert made.connections == 4 * 5 + made.tasks * (7 + 1)
+    assert plan(replace(DEMAND, proxylogin=2), checked.config, MEASURED).connections == made.connections + 2 * 5
     assert made.wait_p95_s <= DEMAND.wait_p95_s
     assert all(line.how for line in made.lines)

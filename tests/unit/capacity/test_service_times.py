@@ -10,8 +10,11 @@ import pytest
 
 from kdcube.capacity.measured import read_measured
 from kdcube.capacity.service_times import ServiceTimes
+from kdcube.metrics.figures import Figures
+from kdcube.metrics.picture import Buckets, Component, Distribution, Picture
+from kdcube.metrics.views import combined_view
 from kdcube.protocol.errors import InvalidInput
-from kdcube.telemetry.instruments import BOUNDS, Instruments
+from kdcube.telemetry.instruments import WINDOWS, Instruments
 
 
 def test_a_lognormal_has_the_percentiles_that_it_was_given() -> None:
@@ -47,13 +50,10 @@ def test_what_the_metrics_service_tells_gives_the_same(tmp_path: Path) -> None:
     for value in (0.1, 0.5, 0.5, 3.0, 5_000.0):
         runs.observe(value)
     report = instruments.report()
-    [entry] = report["histograms"]
-    ends = {int(index): count for index, count in entry["buckets"].items()}
-    total = {
-        "buckets": [[BOUNDS[index] if index < len(BOUNDS) else None, count] for index, count in ends.items()],
-        "sum_s": entry["sum_s"],
-    }
-    combined = {"components": {"proc": {"histograms": [{**entry, "buckets": None, "total": total}]}}}
+    total = Figures.of(report).histograms
+    windows = {window: Buckets({3: 7}) for window in WINDOWS}
+    proc = Component("proc", stale=False, histograms={key: Distribution(of, windows) for key, of in total.items()})
+    combined = combined_view(Picture(at_ms=1, components={"proc": proc}, queue=None))
     for name, document in (("report", report), ("combined", combined)):
         (tmp_path / name).write_text(json.dumps(document))
     assert read_measured(tmp_path / "combined") == read_measured(tmp_path / "report")
