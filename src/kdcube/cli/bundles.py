@@ -67,5 +67,5 @@ def _handler(handler: Handler, path: Path) -> str:
     if handler.file is None:
         return handler.name
     file = Path(handler.file)
-    shown = file.relative_to(path) if file.is_relative_to(path) else file
+    shown = file.relative_to(path) if file != path and file.is_relative_to(path) else file
     return f"{handler.name} ({shown}, line {handler.line})"

@@ -322,7 +322,8 @@ def _row(item: Item) -> tuple[str, ...]:
     versions = sorted({proc.version for proc in item.procs or () if proc.version})
     problems = sorted({proc.problem for proc in item.procs or () if proc.problem})
     last = item.last
-    state = f"release {last.number} is {last.state}" if served is None or last.number != served.number else ""
+    settled = "has failed" if last.state == "failed" else f"is {last.state}"
+    state = f"release {last.number} {settled}" if served is None or last.number != served.number else ""
     told = "; ".join(part for part in (state, last.problem or "", *problems) if part)
     return (
         name,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from tests.eventually import eventually
 from tests.integration.proc.bundles.git_servers import Remote, http_server
 from tests.integration.proc.conftest import ECHO, KEYS, Client, Deployment
 
@@ -83,8 +83,16 @@ async def running(deployment: Deployment) -> AsyncGenerator[Proc]:
 
 
 async def runs(proc: Proc, number: int) -> None:
-    while not any(bundle.id == ID and bundle.release == number for bundle in proc.pool.status()):
-        await asyncio.sleep(0.02)
+    await until(lambda: any(bundle.id == ID and bundle.release == number for bundle in proc.pool.status()))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Of what this proc tells nobody of."""
+
+    async def holds() -> bool:
+        return condition()
+
+    await eventually(holds, "the condition holds")
 
 
 async def answer(client: Client) -> tuple[str, str | None]:
@@ -130,6 +138,23 @@ async def test_releases_from_git_one_after_the_other(deployment, client, registr
             assert "path" in ((await registry.settled(unreadable)).problem or "")
 
 
+async def test_limits_of_a_release_hold_for_the_turns_that_begin_under_it(deployment, client, registry, tmp_path):
+    (tmp_path / "live").mkdir()
+    held = CODE.replace('"NAME")', '"begun")\n    if turn.text == "wait":\n        await turn.inbox.get()')
+    (tmp_path / "live" / "bundle.py").write_text(held)
+    entry = BundleEntry(id=ID, path=str(tmp_path / "live"))
+    async with running(deployment) as proc:
+        await runs(proc, (await registry.settled(await registry.want(entry, "add"))).number)
+        before = await client.send("wait", bundle=ID, conversation="before")
+        await client.until(before.turn_id, 2)
+        limited = entry.model_copy(update={"wall_limit_s": 0.1, "idle_limit_s": 0.1})
+        await runs(proc, (await registry.settled(await registry.want(limited, "update"))).number)
+        ended = await client.ended((await client.send("wait", bundle=ID)).turn_id)
+        assert (ended.state, ended.error and ended.error["code"]) == (TurnState.INTERRUPTED, "wall_limit")
+        await client.send("go on", bundle=ID, conversation="before", policy=Policy.STEER)
+        assert (await client.ended(before.turn_id)).state is TurnState.COMPLETED
+
+
 async def test_what_the_environment_names_is_prepared_in_the_background_and_tried_again(
     deployment, client, registry, remote, monkeypatch
 ):
@@ -141,8 +166,7 @@ async def test_what_the_environment_names_is_prepared_in_the_background_and_trie
         named = f'{{"bundles": {{"echo@1.0.0": {{"path": "{ECHO}"}}, "{ID}": {{"git_url": "{server.url}"}}}}}}'
         async with deployment.proc(AGENTIC_BUNDLES_JSON=named) as proc:
             await proc.probes.epoch_watch.wait_for()
-            while ID not in proc.preparing.problems:
-                await asyncio.sleep(0.02)
+            await until(lambda: ID in proc.preparing.problems)
             assert proc.probes.health()["preparing"] == proc.preparing.problems
             away.rename(remote.bare)
             await runs(proc, 1)
@@ -164,8 +188,7 @@ async def test_a_turn_that_waits_for_a_removed_bundle_fails_and_one_that_runs_fi
             await client.until(turn.turn_id, 2)
             behind = await client.send("behind", bundle=ID, conversation=conversation)
             await registry.want(None, "remove")
-            while ID in proc.bundles.current.known:
-                await asyncio.sleep(0.02)
+            await until(lambda: ID not in proc.bundles.current.known)
             await client.send("go on", bundle=ID, conversation=conversation, policy=Policy.STEER)
             assert (await client.ended(turn.turn_id)).state is TurnState.COMPLETED
             await client.database.fetch("update turns set queued_ms = queued_ms - 60_000 where state = 'queued'")

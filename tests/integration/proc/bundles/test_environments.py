@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import idna
 import pytest
 from pydantic import SecretStr
 from structlog.testing import capture_logs
+from tests.eventually import eventually
 from tests.integration.proc.bundles.conftest import Hosts, is_alive, job
 from tests.integration.proc.bundles.packages import make_sdist, make_wheel, package_index, sha256
 from uv import find_uv_bin
@@ -464,26 +466,42 @@ async def test_a_builder_that_is_killed_leaves_nothing_half_done(open_, write, b
     assert [place.name[0] for place in built(tmp_path)] != ["."] and len(built(tmp_path)) == 1
 
 
+def there(place: Path) -> Callable[[], Awaitable[bool]]:
+    """Written by another process, which nobody can be told of."""
+
+    async def ask() -> bool:
+        return place.exists()
+
+    return ask
+
+
+def written(place: Path) -> Callable[[], Awaitable[bool]]:
+    async def ask() -> bool:
+        return place.exists() and bool(place.read_text())
+
+    return ask
+
+
 async def test_uv_ends_with_the_proc_that_was_killed(write, builder, tmp_path, index):
     place = tmp_path / "pid"
     make_sdist(index.folder, "eta", "1.0", f"open({str(place)!r}, 'w').write(str(os.getpid())); time.sleep(3600)")
     folder = write(pyproject__toml=project("eta"))
     with subprocess.Popen(builder(folder, ""), stderr=subprocess.DEVNULL) as process:
-        while not place.exists() or not place.read_text():
-            assert process.poll() is None
-            await asyncio.sleep(0.02)
+        await eventually(written(place), "the build runs")
         process.kill()
-    while is_alive(int(place.read_text())):
-        await asyncio.sleep(0.02)
+    pid = int(place.read_text())
+
+    async def ended() -> bool:
+        return not is_alive(pid)
+
+    await eventually(ended, "the build has ended")
 
 
 async def test_two_procs_that_want_the_same_build_it_once(open_, write, builder, tmp_path):
     folder, go = write(pyproject__toml=project("alpha")), tmp_path / "go"
     arguments = builder(folder, f"proc.environment.built=pause({go})")
     with subprocess.Popen(arguments, stdout=subprocess.PIPE) as other, open_() as environments:
-        while not go.with_name("go.reached").exists():
-            assert other.poll() is None
-            await asyncio.sleep(0.02)
+        await eventually(there(go.with_name("go.reached")), "it is built")
         with open_(timeout_s=0.3) as impatient, pytest.raises(EnvironmentNotBuilt, match="another process builds"):
             await prepared(impatient, folder)
         waiting = asyncio.create_task(prepared(environments, folder))
@@ -499,9 +517,7 @@ async def test_a_proc_that_leaves_does_not_wait_for_a_build(open_, write, index,
     make_sdist(index.folder, "theta", "1.0", f"open({str(place)!r}, 'w').write(str(os.getpid())); time.sleep(3600)")
     with open_() as environments:
         waiting = asyncio.create_task(prepared(environments, write(pyproject__toml=project("theta"))))
-        while not place.exists() or not place.read_text():
-            assert not waiting.done(), waiting
-            await asyncio.sleep(0.02)
+        await eventually(written(place), "the build runs")
         waiting.cancel()
     assert not is_alive(int(place.read_text()))
     assert built(tmp_path) == []
