@@ -16,10 +16,10 @@ from bench.report import Bench, Effort, Section, Spread, Table, spread
 from bench.turn_envelopes import envelope
 
 from kdcube.config.bundles import BundleEntry
-from kdcube.proc.bundles.host import RunningTurn
 from kdcube.proc.bundles.jobs import Completed, Delta, Emit, TurnJob
 from kdcube.proc.bundles.pool import HostPool, open_host_pool
 from kdcube.proc.bundles.release import BundleRelease
+from kdcube.proc.bundles.turns import RunningTurn
 
 AT_ONCE = 16
 BUNDLE = "echo@1.0.0"

@@ -21,11 +21,11 @@ from bench.turn_envelopes import envelope
 
 from kdcube.config.bundles import BundleEntry
 from kdcube.config.git import GitSettings
-from kdcube.proc.bundles.host import RunningTurn
 from kdcube.proc.bundles.jobs import Delta, Emit, TurnJob
 from kdcube.proc.bundles.pool import HostPool, open_host_pool
 from kdcube.proc.bundles.release import BundleRelease
 from kdcube.proc.bundles.sources.git_source import open_git_store
+from kdcube.proc.bundles.turns import RunningTurn
 
 BUNDLE = "echo@1.0.0"
 _GIT = ("git", "-c", "user.name=bench", "-c", "user.email=bench@example.org", "-c", "init.defaultBranch=main")

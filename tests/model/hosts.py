@@ -9,11 +9,12 @@ from itertools import count
 from typing import Any
 
 from kdcube.config.bundles import BundleEntry
-from kdcube.proc.bundles.host import BundleHost, HostLimits, RunningTurn
+from kdcube.proc.bundles.host import BundleHost, HostLimits
 from kdcube.proc.bundles.jobs import BundleUnavailable, TurnJob, TurnSink
 from kdcube.proc.bundles.release import BundleRelease
 from kdcube.proc.bundles.seat import Seat
 from kdcube.proc.bundles.sources.source import Code
+from kdcube.proc.bundles.turns import RunningTurn
 from kdcube.sdk import Bundle, BundleError, wire
 from kdcube.sdk.running import TurnRun
 from kdcube.sdk.turn import Turn

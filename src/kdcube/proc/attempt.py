@@ -17,7 +17,6 @@ from kdcube.postgres.records import (
     Started,
     StartRequest,
 )
-from kdcube.proc.bundles.host import RunningTurn
 from kdcube.proc.bundles.jobs import (
     BundleUnavailable,
     Cancelled,
@@ -32,6 +31,7 @@ from kdcube.proc.bundles.jobs import (
     TurnTooLarge,
 )
 from kdcube.proc.bundles.seat import Seat, VersionGone
+from kdcube.proc.bundles.turns import RunningTurn
 from kdcube.proc.claimed import RETRY_S, ClaimedTurn, now_ms
 from kdcube.proc.desk import Desk
 from kdcube.proc.log_writer import LogWriter

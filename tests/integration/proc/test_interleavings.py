@@ -16,9 +16,9 @@ from kdcube.postgres.epochs import Epochs
 from kdcube.postgres.locks import Leadership
 from kdcube.postgres.records import Ending, Finished, HistoryTurn
 from kdcube.postgres.turns import Turns
-from kdcube.proc.bundles.host import RunningTurn
 from kdcube.proc.bundles.jobs import TurnJob, TurnSink
 from kdcube.proc.bundles.seat import Seat
+from kdcube.proc.bundles.turns import RunningTurn
 from kdcube.proc.reaper import Reaper
 from kdcube.proc.reconciler import Reconciler
 from kdcube.protocol.errors import EpochMismatch

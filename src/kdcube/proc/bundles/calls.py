@@ -293,7 +293,7 @@ class RunningCall:
             case "refused" if returned.refused in self._refusals:
                 return CallRefused(self._refusals[returned.refused])
             case "no_secret":
-                return SecretMissing(returned.field, returned.detail)
+                return SecretMissing(returned.field, detail)
             case "too_large":
                 return ResultTooLarge(detail)
             case "unknown":

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from kdcube.proc.bundles.host import BundleHost, RunningTurn
+from kdcube.proc.bundles.host import BundleHost
 from kdcube.proc.bundles.jobs import BundleUnavailable, TurnJob, TurnSink
 from kdcube.proc.bundles.release import BundleRelease
+from kdcube.proc.bundles.turns import RunningTurn
 
 
 class VersionGone(BundleUnavailable):

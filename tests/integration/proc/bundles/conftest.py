@@ -15,10 +15,11 @@ import pytest
 
 import kdcube
 from kdcube.config.bundles import BundleEntry
-from kdcube.proc.bundles.host import HostLimits, RunningTurn
+from kdcube.proc.bundles.host import HostLimits
 from kdcube.proc.bundles.jobs import Delta, Emit, Outcome, TurnJob
 from kdcube.proc.bundles.pool import HostPool, open_host_pool
 from kdcube.proc.bundles.release import BundleRelease
+from kdcube.proc.bundles.turns import RunningTurn
 from kdcube.protocol.ids import new_id
 from kdcube.protocol.turns import TurnEnvelope, UserType
 
