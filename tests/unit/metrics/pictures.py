@@ -7,12 +7,14 @@ from collections.abc import Iterable
 from kdcube.metrics.picture import Buckets, Component, Count, Distribution, Level, Picture
 from kdcube.protocol.turns import UserType
 from kdcube.redis.queue_facts import QueueFacts
+from kdcube.telemetry.catalogue import CATALOGUE
 from kdcube.telemetry.instruments import BOUNDS, Histogram, Key
 
 AT_MS = 1_790_000_000_000
 
 
 def key(name: str, **labels: str) -> Key:
+    assert labels.keys() == set(CATALOGUE[name].labels), name
     return name, tuple(sorted(labels.items()))
 
 
