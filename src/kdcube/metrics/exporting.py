@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import structlog
@@ -26,6 +26,8 @@ from kdcube.telemetry.instruments import Instruments
 
 LATE_AFTER = 3
 """Intervals without an export until it is *late*."""
+REASONS_MAX = 10
+"""That are said from one export to the next."""
 
 logger: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -126,8 +128,8 @@ class _Standing:
 
     since: float
     """When something was last taken there, or when this process began."""
-    said: str | None = None
-    """Why not, as the log has it already."""
+    said: set[str] = field(default_factory=set[str])
+    """Why not since then, as the log has it already."""
 
 
 class Exporter:
@@ -210,18 +212,19 @@ class Exporter:
         if not export.data:
             return self._failed(target, "nothing is known: all sources are stale", outcome="nothing")
         self._count(target, "sent")
-        if standing.said is not None:
+        if standing.said:
             logger.info("export.resumed", target=target.name, after_s=round(self._monotonic() - standing.since, 1))
-        standing.said, standing.since = None, self._monotonic()
+        standing.said.clear()
+        standing.since = self._monotonic()
         return None
 
     def _failed(self, target: Target, reason: str, *, outcome: str = "failed") -> str:
         """Said once for each reason, not at each interval."""
         self._count(target, outcome)
-        standing = self._standing[target.name]
-        if standing.said != reason:
+        said = self._standing[target.name].said
+        if reason not in said and len(said) < REASONS_MAX:
             logger.error("export.failed", target=target.name, reason=reason)
-        standing.said = reason
+            said.add(reason)
         return reason
 
     def _count(self, target: Target, outcome: str) -> None:
