@@ -9,6 +9,7 @@ from itertools import count
 from typing import Any
 
 from kdcube.config.bundles import BundleEntry
+from kdcube.proc.bundles.concealing import Concealing
 from kdcube.proc.bundles.host import BundleHost, HostLimits
 from kdcube.proc.bundles.jobs import BundleUnavailable, TurnJob, TurnSink
 from kdcube.proc.bundles.release import BundleRelease
@@ -82,6 +83,7 @@ class Process:
         self.pid = next(_pids)
         self.exited: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.doomed = False
+        self.concealing = Concealing()
         self.host: BundleHost
         self.runs: dict[int, tuple[TurnRun, Run]] = {}
         self._began = began
