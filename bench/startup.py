@@ -50,9 +50,9 @@ def section(result: Startup) -> Section:
     return Section(
         title="Start-up",
         how=(
-            "`kdcube up --detach` until it returns: two ingress processes, proc with its bundle host, Valkey and "
-            "PostgreSQL "
-            "all answer. A new home includes making the database. Wall time, files in the cache of the disk."
+            "`kdcube up --detach` until it returns: two ingress processes, proc with its bundle host, the metrics "
+            "service, Valkey and PostgreSQL all answer. A new home includes making the database. Wall time, files in "
+            "the cache of the disk."
         ),
         tables=(
             Table(

@@ -74,7 +74,7 @@ def environment(folder: Path, gateway: Mapping[str, Any] = GATEWAY) -> dict[str,
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "KDCUBE_HOME": str(folder / "home"),
-        "KDCUBE_PORT": str(free_port(1, 10, 30, 31, 40, 90, 91)),
+        "KDCUBE_PORT": str(free_port(1, 10, 30, 31, 40, 80, 90, 91)),
         "GATEWAY_CONFIG_JSON": json.dumps(gateway),
     }
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from tests.eventually import eventually
+
+from kdcube.redis.connection import open_connection
 
 pytestmark = pytest.mark.anyio
 
@@ -45,10 +48,16 @@ async def test_totals_are_exact_and_a_kill_takes_none_of_them_back(new_stack: An
             await client.ended((await client.sent(f"before {number}"))["task_id"])
         await ended(3)
         stack.kill("proc-0")
-        stack.wait_back()
         for number in range(2):
             await client.ended((await client.sent(f"after {number}"))["task_id"])
         await ended(5)
         assert "kdcube_turn_wait_seconds_bucket" in (await metrics.get("/metrics")).text
+    async with open_connection(f"redis://127.0.0.1:{stack.port + 90}/0", name="owner") as owner:
+        assert await owner.call("ACL", "LOG") == []  # it was refused nothing
+        assert b"metrics" in await owner.call("ACL", "USERS")
+    password = (stack.home / "metrics-password").read_text()
+    said = "".join(log.read_text() for log in stack.home.glob("logs/*.log"))
+    arguments = [Path(f"/proc/{pid}/cmdline").read_text() for pid in stack.pids.values()]
+    assert not [text for text in (said, *arguments) if password in text]
     assert "metrics.ready" in stack.kdcube("logs", "metrics").stdout
     assert "metrics-0" in stack.kdcube("status").stdout

@@ -49,7 +49,7 @@ class Trouble:
 
     def kdcube(self, *args: str, port: int | None = None, **variables: str) -> str:
         env = {"PATH": os.environ["PATH"], "HOME": str(self.folder), "KDCUBE_HOME": str(self.folder / "home")}
-        env["KDCUBE_PORT"] = str(port or free_port(1, 10, 30, 31, 40, 90, 91))
+        env["KDCUBE_PORT"] = str(port or free_port(1, 10, 30, 31, 40, 80, 90, 91))
         env |= variables
         command = [sys.executable, "-m", "kdcube.cli.main", *args]
         done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=60)
@@ -86,7 +86,7 @@ class Trouble:
         return self.kdcube("bundles", "check", path)
 
     def port_taken(self) -> str:
-        port = free_port(1, 10, 30, 31, 40, 90, 91)
+        port = free_port(1, 10, 30, 31, 40, 80, 90, 91)
         with socket.create_server(("127.0.0.1", port)):
             return self.kdcube("up", port=port)
 

@@ -24,7 +24,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.fixture
 def kdcube(home: Path, tmp_path: Path) -> KDCube:
     """``kdcube("up", KDCUBE_PORT="9000")`` with a data folder of the test's own; nothing may run there afterwards."""
-    port = str(free_port(1, 10, 30, 31, 40, 90, 91))
+    port = str(free_port(1, 10, 30, 31, 40, 80, 90, 91))
 
     def run(*args: str, **variables: str) -> subprocess.CompletedProcess[str]:
         env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "KDCUBE_HOME": str(home), "KDCUBE_PORT": port}

@@ -24,7 +24,7 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_a_port_in_use(kdcube):
-    first = free_port(1, 10, 30, 31, 40, 90, 91)
+    first = free_port(1, 10, 30, 31, 40, 80, 90, 91)
     with socket.create_server(("127.0.0.1", first + 10)):
         line = refused(kdcube("up", KDCUBE_PORT=str(first)))
     assert f"port {first + 10}, for proc-0, is in use by another program" in line
@@ -32,14 +32,14 @@ def test_a_port_in_use(kdcube):
 
 
 def test_a_port_in_use_in_the_background(kdcube):
-    first = free_port(1, 10, 30, 31, 40, 90, 91)
+    first = free_port(1, 10, 30, 31, 40, 80, 90, 91)
     with socket.create_server(("127.0.0.1", first)):
         line = refused(kdcube("up", "--detach", KDCUBE_PORT=str(first)))
     assert f"port {first}, for ingress-0, is in use" in line
 
 
 def test_a_port_of_the_proxy_in_use(kdcube):
-    first = free_port(1, 10, 30, 31, 40, 70, 90, 91)
+    first = free_port(1, 10, 30, 31, 40, 70, 80, 90, 91)
     with socket.create_server(("127.0.0.1", first + 70)):
         line = refused(kdcube("up", "--proxy", KDCUBE_PORT=str(first)))
     assert f"port {first + 70}, for the proxy, is in use" in line
