@@ -68,7 +68,8 @@ class System:
 
     async def healed(self, limit_s: float) -> bool:
         """Wait until everything runs and is ready. False when that takes longer than ``limit_s``."""
-        wanted = {"valkey", "postgres", *(f"ingress-{n}" for n in range(INGRESS)), *(f"proc-{n}" for n in range(PROCS))}
+        replicas = (*(f"ingress-{n}" for n in range(INGRESS)), *(f"proc-{n}" for n in range(PROCS)))
+        wanted = {"valkey", "postgres", "metrics-0", *replicas}
         probes = [*self.ingress, *(("127.0.0.1", self.port + 10 + number) for number in range(PROCS))]
         try:
             async with asyncio.timeout(limit_s):
