@@ -33,6 +33,12 @@ def new(name: str, /) -> None:
             "hyphens, beginning with a letter, such as my-agent",
         )
     folder = Path(name)
+    write_bundle(folder, name)
+    print(f"made {folder}/: bundle.py, its test, and a README\n\n  kdcube up --bundle {folder} --watch")
+
+
+def write_bundle(folder: Path, name: str) -> None:
+    """Raises InvalidInput when the folder is there, and CannotWrite."""
     try:
         folder.mkdir()
         for template in _templates():
@@ -41,7 +47,6 @@ def new(name: str, /) -> None:
         raise InvalidInput("name", f"{folder.absolute()} is there already, and nothing of it was changed") from error
     except OSError as error:
         raise CannotWrite(f"{folder.absolute()} cannot be made: {error.strerror}") from error
-    print(f"made {folder}/: bundle.py, its test, and a README\n\n  kdcube up --bundle {folder} --watch")
 
 
 def _templates() -> list[Path]:

@@ -30,6 +30,13 @@ _CAPACITY_COMMANDS = {
     "scenario": "Print a scenario to simulate.",
 }
 
+_DESCRIPTOR_COMMANDS = {
+    "init": "Write a first descriptor, with secrets and a bundle.",
+    "check": "Tell everything that is wrong with a descriptor.",
+    "explain": "Tell in words what the deployment will be.",
+    "schema": "Print a JSON Schema of descriptors, for editors.",
+}
+
 _REGISTRY_COMMANDS = {
     "list": "Show the bundles that are registered, and what runs of them.",
     "add": "Register a bundle, and wait until it runs.",
@@ -64,6 +71,10 @@ def create_app() -> cyclopts.App:
     for name, summary in _CAPACITY_COMMANDS.items():
         capacity.command(f"kdcube.cli.capacity:{name}", name=name, help=summary)
     app.command(capacity)
+    descriptor = cyclopts.App(name="descriptor", help="Describe a deployment in kdcube.yaml, and check it.")
+    for name, summary in _DESCRIPTOR_COMMANDS.items():
+        descriptor.command(f"kdcube.cli.descriptor:{name}", name=name, help=summary)
+    app.command(descriptor)
     return app
 
 

@@ -63,7 +63,12 @@ class AuthSettings:
         )
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(lambda given: [given] if isinstance(given, str) else given)]
+Names = Annotated[
+    tuple[str, ...],
+    BeforeValidator(
+        lambda given: [given] if isinstance(given, str) else given, json_schema_input_type=str | tuple[str, ...]
+    ),
+]
 
 
 class Cors(BaseModel):

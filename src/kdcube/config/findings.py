@@ -25,20 +25,21 @@ def findings_of(
     written: Written = tuple,
     given: Callable[[Path], bool] = lambda _: True,
     elsewhere: Mapping[str, str] | None = None,
-    values: bool = True,
+    values: bool | Callable[[Path], bool] = True,
     without: str | None = None,
 ) -> list[Finding]:
     """One for each thing that is wrong, at most 50 and a last one that counts the others.
 
     ``given``: whether the value at a path is the author's own and no default. ``elsewhere``: hints for names that are
-    known, but not where they stand. ``values``: whether texts that were given may be shown.
+    known, but not where they stand. ``values``: whether texts that were given may be shown, or at which paths anything
+    that was given may.
     ``without``: a type of error that is left out.
     """
-    schema = _schema(model)
+    fields = _Fields(_schema(model))
     found: dict[tuple[str, str], Finding] = {}
     details = [detail for detail in error.errors(include_url=False) if detail["type"] != without]
     for detail in details[: 4 * FINDINGS_MAX]:
-        finding = _finding(detail, _Fields(schema), written, given, elsewhere or {}, values)
+        finding = _finding(detail, fields, written, given, elsewhere or {}, values)
         found.setdefault((finding.path, finding.message), finding)
     told = list(found.values())[:FINDINGS_MAX]
     left = len(found) - len(told) + max(0, len(details) - 4 * FINDINGS_MAX)
@@ -56,7 +57,7 @@ def _finding(
     written: Written,
     given: Callable[[Path], bool],
     elsewhere: Mapping[str, str],
-    values: bool,
+    values: bool | Callable[[Path], bool],
 ) -> Finding:
     path, context = detail["loc"], detail.get("ctx", {})
     where = dotted(written(path))
@@ -72,11 +73,39 @@ def _finding(
             return Finding(where, str(context["error"]))
         case "pattern" | "patterns" | "capacity_source" | "scope":
             return Finding(where, detail["msg"], fields.allowed(path))
+        case "union_tag_invalid" | "union_tag_not_found":
+            return _untold(path, context, written, fields)
         case _:
             allowed = fields.allowed(path) or _allowed_by(detail)
             value = detail["input"]
-            is_now = measured(value) if isinstance(value, str) and not values else shown(value)
+            if callable(values):
+                is_now = shown(value) if values(path) else f"{words_of(value)} that is not shown"
+            else:
+                is_now = measured(value) if isinstance(value, str) and not values else shown(value)
             return Finding(where, f"is {is_now}; give {allowed}", allowed)
+
+
+def words_of(value: Any) -> str:
+    """What kind of value it is, and nothing of the value."""
+    match value:
+        case str():
+            return measured(value)
+        case bool() | None:
+            return "a word"
+        case int() | float():
+            return "a number"
+        case list():
+            return "a list"
+        case _:
+            return "an object"
+
+
+def _untold(path: Path, context: Mapping[str, Any], written: Written, fields: _Fields) -> Finding:
+    """An object whose kind decides what else is in it, with another kind or none."""
+    name = str(context["discriminator"]).strip("'")
+    where, allowed = dotted(written((*path, name))), "one of " + ", ".join(fields.kinds(path))
+    told = f"is {shown(context['tag'])}" if "tag" in context else "is missing"
+    return Finding(where, f"{told}; give {allowed}", allowed)
 
 
 def _contradictory(path: Path, context: Mapping[str, Any], written: Written, given: Callable[[Path], bool]) -> Finding:
@@ -115,27 +144,49 @@ class _Fields:
     def names(self, path: Path) -> list[str]:
         return [named(name) for name in self._at(path).get("properties", {})]
 
+    def kinds(self, path: Path) -> list[str]:
+        """Of an object whose kind decides what else is in it."""
+        return [str(kind) for kind in _mapping(self._at(path))]
+
     def allowed(self, path: Path) -> str | None:
-        return words(self._at(path))
+        node = self._at(path)
+        if "anyOf" in node:
+            return words({**node, "anyOf": [self._resolved(option) for option in node["anyOf"]]})
+        return words(node)
 
     def _at(self, path: Path) -> Mapping[str, Any]:
         node = self._resolved(self._schema)
         for part in path:
-            members: Mapping[str, Any] = node.get("properties", {})
-            if part in members:
-                node = self._resolved(members[cast("str", part)])
-            elif isinstance(part, int) and "items" in node:
-                node = self._resolved(node["items"])
-            elif isinstance(node.get("additionalProperties"), dict):
-                node = self._resolved(node["additionalProperties"])
+            for option in self._options(node):
+                if (below := self._below(option, part)) is not None:
+                    node = self._resolved(below)
+                    break
             else:
                 return {}
         return node
+
+    def _options(self, node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        return [node, *(self._resolved(option) for option in node.get("anyOf", ()))]
+
+    def _below(self, node: Mapping[str, Any], part: str | int) -> Mapping[str, Any] | None:
+        members: Mapping[str, Any] = node.get("properties", {})
+        if part in members:
+            return members[cast("str", part)]
+        if part in (kinds := _mapping(node)):
+            return {"$ref": kinds[part]}
+        if isinstance(part, int) and "items" in node:
+            return node["items"]
+        more = node.get("additionalProperties")
+        return cast("Mapping[str, Any]", more) if isinstance(more, dict) else None
 
     def _resolved(self, node: Mapping[str, Any]) -> Mapping[str, Any]:
         while "$ref" in node:
             node = self._schema["$defs"][node["$ref"]]
         return node
+
+
+def _mapping(node: Mapping[str, Any]) -> Mapping[str | int, str]:
+    return node.get("discriminator", {}).get("mapping", {})
 
 
 def words(node: Mapping[str, Any]) -> str | None:
@@ -151,7 +202,7 @@ def words(node: Mapping[str, Any]) -> str | None:
         case "number":
             return "a number" + _range(node)
         case "string":
-            return "a text"
+            return f"a text such as {node['examples'][0]}" if "examples" in node else "a text"
         case "boolean":
             return "true or false"
         case "null":

@@ -53,7 +53,7 @@ class Vault(StrEnum):
     PARAMETER_STORE = "ssm"
 
 
-_NAMES = {
+NAMES = {
     Vault.FILE: re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"),
     Vault.ENV: _NAME,
     Vault.SECRETS_MANAGER: re.compile(
@@ -61,6 +61,7 @@ _NAMES = {
     ),
     Vault.PARAMETER_STORE: re.compile(r"(arn:aws[a-z-]*:ssm:[a-z0-9-]+:\d{12}:parameter)?[A-Za-z0-9/_.-]{1,1011}"),
 }
+"""What a vault may call a secret, in references of bundles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class SecretReference:
         except ValueError:
             raise ValueError(f"must be a reference: {FORMS}") from None
         name, sharp, key = rest.partition("#")
-        if not _NAMES[vault].fullmatch(name):
+        if not NAMES[vault].fullmatch(name):
             raise ValueError(f"names nothing that {vault}: can hold; give {FORMS}")
         if sharp and not _KEY.fullmatch(key):
             raise ValueError("must name a member of a JSON object behind #, of 1 to 256 characters")

@@ -1,0 +1,1 @@
+"""kdcube.yaml: the typed descriptor of a deployment, the only source that renderers read."""

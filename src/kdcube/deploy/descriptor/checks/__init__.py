@@ -1,0 +1,1 @@
+"""What must hold over the whole descriptor, one named function each."""
