@@ -30,6 +30,7 @@ from kdcube.local.home import Home
 from kdcube.local.ports import free_port
 from kdcube.local.proxy import NginxMissing, find_nginx
 from kdcube.postgres.gateway_configs import StoredConfig
+from kdcube.proc.bundles.host import HostLimits
 from kdcube.protocol.errors import ConfigurationError
 from kdcube.sdk import Bundle, Turn
 from kdcube.sdk.loading import LoadError, load_bundle
@@ -103,7 +104,7 @@ class Trouble:
 
     def slow(self) -> str:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(bundles, "_LOAD_LIMIT_S", 0.0)
+            patch.setattr(bundles, "HostLimits", lambda: HostLimits(load_timeout_s=0.0))
             return str(asyncio.run(bundles.check_bundle(Path(self.bundle(HEAD)))).problems[0])
 
     def failing(self, handler: Callable[[Turn], object]) -> str:
