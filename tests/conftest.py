@@ -23,6 +23,8 @@ from kdcube.local.process import Program
 from kdcube.local.valkey import answers, ask, valkey_program
 from kdcube.postgres.migrate import migrate
 
+pytest.register_assert_rewrite("tests.integration.redis.partition")  # before whatever tests it is imported
+
 _START_TIMEOUT_S = 30.0
 
 

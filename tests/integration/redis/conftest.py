@@ -8,14 +8,12 @@ import time
 from collections.abc import AsyncGenerator, Iterator
 
 import pytest
+from tests.integration.redis.partition import Partition, a_partition
 
 from kdcube.local import process
 from kdcube.local.ports import free_port
 from kdcube.local.valkey import answers, ask, valkey_program
 
-pytest.register_assert_rewrite("tests.integration.redis.partition")
-
-from tests.integration.redis.partition import Partition, a_partition  # noqa: E402
 
 _CLUSTER_BUS = 10_000
 _START_TIMEOUT_S = 30.0
