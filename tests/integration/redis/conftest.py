@@ -14,7 +14,6 @@ from kdcube.local import process
 from kdcube.local.ports import free_port
 from kdcube.local.valkey import answers, ask, valkey_program
 
-
 _CLUSTER_BUS = 10_000
 _START_TIMEOUT_S = 30.0
 
