@@ -8,6 +8,7 @@ from typing import Protocol, Self, TypeVar
 
 from kdcube.config.environment import Environment
 from kdcube.config.gateway import gateway_warnings
+from kdcube.config.secret_files import SECRET_NAMES, SUFFIX, with_secret_files
 from kdcube.config.variables import misspelt, unused
 
 
@@ -22,11 +23,12 @@ S = TypeVar("S", bound=Settings)
 
 
 def load(settings: type[S], environ: Mapping[str, str] | None = None) -> S:
-    """``load(LocalSettings)``, once, in a program's main. Tests hand in ``environ``; None is the process's own.
+    """``load(LocalSettings)``, once, in a program's main. Tests hand in ``environ``; None is the process's own. Of
+    variables that hold secrets, ``NAME_FILE`` may name a file instead (``secret_files``).
 
     Raises ConfigurationError, which names the variable and the remedy.
     """
-    return settings.read(Environment(os.environ if environ is None else environ))
+    return settings.read(Environment(with_secret_files(os.environ if environ is None else environ)))
 
 
 def load_service(settings: type[S], component: str, environ: Mapping[str, str] | None = None) -> tuple[S, list[str]]:
@@ -35,11 +37,12 @@ def load_service(settings: type[S], component: str, environ: Mapping[str, str] |
 
     Raises ConfigurationError.
     """
-    environment = Environment(os.environ if environ is None else environ)
+    environment = Environment(with_secret_files(os.environ if environ is None else environ))
     loaded = settings.read(environment)
     return loaded, [*unused(environment.given, environment.asked, component), *gateway_warnings(environment)]
 
 
 def misspelt_variables(environ: Mapping[str, str] | None = None) -> list[str]:
     """Variables that look like ours and are not, a line each with the closest name."""
-    return misspelt(os.environ if environ is None else environ)
+    files = {name + SUFFIX for name in SECRET_NAMES}
+    return misspelt(name for name in (os.environ if environ is None else environ) if name not in files)

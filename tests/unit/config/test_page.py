@@ -15,6 +15,7 @@ from kdcube.config.profiles import PROFILES, Profile
 from kdcube.config.reading import readers
 from kdcube.config.resolution import IGNORED, PATTERN_LISTS, SECTIONS
 from kdcube.config.schema import gateway_schema
+from kdcube.config.secret_files import SECRET_NAMES
 from kdcube.config.variables import READERS
 
 ROOT = Path(__file__).parents[3]
@@ -105,6 +106,12 @@ def variables() -> dict[str, list[str]]:
 def test_every_variable_stands_there_with_those_who_read_it():
     found = {name: row[1] for name, row in variables().items()}
     assert found == {name: ", ".join(readers) for name, readers in READERS.items()}
+
+
+def test_the_variables_that_files_may_hold_are_named():
+    paragraph = re.search(r"^Secrets can be in files.*?\n\n", PAGE, re.MULTILINE | re.DOTALL)
+    assert paragraph
+    assert re.findall(r"`([A-Z_]{6,})`", paragraph[0]) == list(SECRET_NAMES)
 
 
 def test_the_defaults_of_variables_are_those_of_the_code():
