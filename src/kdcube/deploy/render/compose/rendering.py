@@ -105,7 +105,7 @@ def _compose(descriptor: Descriptor, facts: ComposeFacts, configuration: str) ->
     volumes = ["proc-home"]
     volumes += ["postgres"] if isinstance(descriptor.data.postgres, PostgresContainer) else []
     volumes += ["storage"] if _has_volume(descriptor) else []
-    document = {
+    document: dict[str, Any] = {
         "services": services,
         "networks": {
             "front": {"ipam": {"config": [{"subnet": str(subnet), "ip_range": str(dynamic)}]}},

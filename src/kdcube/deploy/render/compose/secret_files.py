@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from urllib.parse import quote, urlencode
 
@@ -146,7 +147,7 @@ def _valkey(descriptor: Descriptor) -> Iterator[SecretFile]:
                 )
 
             yield SecretFile("valkey_users", (*needs, *own), rules, {"valkey": None})
-            yield SecretFile("redis_url", needs, lambda password: _url(VALKEY_USER, password), readers)
+            yield SecretFile("redis_url", needs, partial(_url, VALKEY_USER), readers)
             yield SecretFile(
                 "redis_url_metrics",
                 (*needs, *own),
@@ -158,15 +159,15 @@ def _valkey(descriptor: Descriptor) -> Iterator[SecretFile]:
                 yield SecretFile(
                     "redis_url",
                     needs,
-                    lambda *password: _given_url(valkey, valkey.user, *password),
+                    partial(_given_url, valkey, valkey.user),
                     {**readers, "metrics": "REDIS_URL_FILE"},
                 )
                 return
-            yield SecretFile("redis_url", needs, lambda *password: _given_url(valkey, valkey.user, *password), readers)
+            yield SecretFile("redis_url", needs, partial(_given_url, valkey, valkey.user), readers)
             yield SecretFile(
                 "redis_url_metrics",
                 own,
-                lambda *password: _given_url(valkey, valkey.metrics_user, *password),
+                partial(_given_url, valkey, valkey.metrics_user),
                 {"metrics": "REDIS_URL_FILE"},
             )
         case _:
@@ -196,16 +197,15 @@ def _postgres(descriptor: Descriptor) -> Iterator[SecretFile]:
     match postgres:
         case PostgresContainer():
             yield SecretFile("postgres_password", needs, str, {"postgres": "POSTGRES_PASSWORD_FILE"})
-            yield SecretFile(
-                "database_url",
-                needs,
-                lambda value: f"postgresql://{DATABASE}:{quote(value, safe='')}@postgres:5432/{DATABASE}",
-                readers,
-            )
+            yield SecretFile("database_url", needs, _own_database, readers)
         case PostgresGiven():
-            yield SecretFile("database_url", needs, lambda *values: _given_database(postgres, *values), readers)
+            yield SecretFile("database_url", needs, partial(_given_database, postgres), readers)
         case _:
             return
+
+
+def _own_database(password: str) -> str:
+    return f"postgresql://{DATABASE}:{quote(password, safe='')}@postgres:5432/{DATABASE}"
 
 
 def _given_database(postgres: PostgresGiven, password: str | None = None) -> str:
