@@ -13,12 +13,13 @@ from cyclopts import Parameter
 
 from kdcube import __version__
 from kdcube.cli.bundles_new import CannotWrite, write_bundle
-from kdcube.config.documents import DOCUMENT_MAX_BYTES, Finding
+from kdcube.config.documents import Finding
 from kdcube.deploy.descriptor import starting
 from kdcube.deploy.descriptor.checks.rule import Target
 from kdcube.deploy.descriptor.checks.verdict import Verdict, judged
 from kdcube.deploy.descriptor.edge import EdgeKind
 from kdcube.deploy.descriptor.explaining import explained
+from kdcube.deploy.descriptor.file import read_text
 from kdcube.deploy.descriptor.reading import FILE, Invalid, Read, Valid, environments_of, read_descriptor
 from kdcube.deploy.descriptor.references import Vault
 from kdcube.deploy.descriptor.schema import descriptor_schema
@@ -72,7 +73,7 @@ def check(file: File = FILE, /, *, for_: For = None, environment: str | None = N
     json
         Print it as JSON.
     """
-    text, is_json = _text(file)
+    text, is_json = read_text(file)
     targets = tuple(Target) if for_ is None else (for_,)
     read = read_descriptor(text, environment, json=is_json)
     verdict = judged(read.descriptor, targets) if isinstance(read, Valid) else None
@@ -107,7 +108,7 @@ def explain(file: File = FILE, /, *, environment: str | None = None, json: Json 
     json
         Print it as JSON.
     """
-    text, is_json = _text(file)
+    text, is_json = read_text(file)
     read = read_descriptor(text, environment, json=is_json)
     if isinstance(read, Invalid):
         for finding in read.errors:
@@ -141,26 +142,6 @@ def schema(file: Path | None = None, /) -> None:
         print(text, end="", flush=True)
     except BrokenPipeError:  # `kdcube descriptor schema | head` ends quietly
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _text(file: str) -> tuple[str, bool]:
-    """The text, and whether it is JSON."""
-    try:
-        if file == "-":
-            content = sys.stdin.buffer.read(DOCUMENT_MAX_BYTES + 1)
-        else:
-            with Path(file).expanduser().open("rb") as opened:
-                content = opened.read(DOCUMENT_MAX_BYTES + 1)
-        text = content.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise InvalidInput("file", f"{file} does not exist; `kdcube descriptor init` writes a first one") from None
-    except OSError as error:
-        raise InvalidInput("file", f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InvalidInput("file", f"cannot read {file}: it is not UTF-8") from None
-    if len(content) > DOCUMENT_MAX_BYTES:
-        raise InvalidInput("file", f"{file} is larger than {DOCUMENT_MAX_BYTES} bytes")
-    return text, file.endswith(".json") or (file == "-" and text.lstrip().startswith("{"))
 
 
 def _missing_files(read: Read, file: str) -> list[Finding]:

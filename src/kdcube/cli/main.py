@@ -37,6 +37,14 @@ _DESCRIPTOR_COMMANDS = {
     "schema": "Print a JSON Schema of descriptors, for editors.",
 }
 
+_COMPOSE_COMMANDS = {
+    "render": "Write the files of a deployment on this machine.",
+    "up": "Render, start, and wait until all is ready.",
+    "down": "Drain and stop everything.",
+    "status": "Show what runs, and why something is not ready.",
+    "logs": "Show the containers' logs.",
+}
+
 _REGISTRY_COMMANDS = {
     "list": "Show the bundles that are registered, and what runs of them.",
     "add": "Register a bundle, and wait until it runs.",
@@ -75,6 +83,10 @@ def create_app() -> cyclopts.App:
     for name, summary in _DESCRIPTOR_COMMANDS.items():
         descriptor.command(f"kdcube.cli.descriptor:{name}", name=name, help=summary)
     app.command(descriptor)
+    compose = cyclopts.App(name="compose", help="Deploy kdcube.yaml on one machine by Docker Compose.")
+    for name, summary in _COMPOSE_COMMANDS.items():
+        compose.command(f"kdcube.cli.compose:{name}", name=name, help=summary)
+    app.command(compose)
     return app
 
 

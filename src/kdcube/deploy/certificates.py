@@ -51,6 +51,12 @@ def expiry_of(certificate: bytes) -> datetime:
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
 
 
+def names_of(certificate: bytes) -> tuple[str, ...]:
+    """The hosts and addresses that a certificate in PEM is for."""
+    found = x509.load_pem_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return tuple(str(name.value) for name in found.value)
+
+
 def _name(name: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(name))

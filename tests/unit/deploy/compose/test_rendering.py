@@ -11,7 +11,7 @@ from tests.unit.deploy.compose.described import FACTS, GOLDEN, NAMES, described
 from kdcube.config.secret_files import SECRET_NAMES
 from kdcube.config.variables import READERS
 from kdcube.deploy.render.compose.facts import ComposeFacts, project_name, proxy_address, subnet_of
-from kdcube.deploy.render.compose.rendering import ONCE, render, stopping_order
+from kdcube.deploy.render.compose.rendering import ONCE, render
 from kdcube.deploy.render.compose.services import replicas
 from kdcube.deploy.render.variables import CONFIGURED, plain_variables
 
@@ -142,7 +142,3 @@ def test_the_revision_changes_with_what_runs_and_with_nothing_else():
     slotted = smallest.services.model_copy(update={"proc": proc.model_copy(update={"slots": 3})})
     assert revision(smallest.model_copy(update={"services": counted})) == revision(smallest)
     assert revision(smallest.model_copy(update={"services": slotted})) != revision(smallest)
-
-
-def test_streams_end_through_the_proxy():
-    assert stopping_order(described("signing-in")) == (("ingress", "proc", "proxylogin"), ("web-proxy",))

@@ -29,6 +29,8 @@ SECRETS = "secrets"
 """The folder beside compose.yaml that the secrets are written into. None of the rendered files is in it."""
 ONCE = ("db-upgrade", "volumes")
 """Containers that do one thing at each start, and end."""
+STOPPING = (("ingress", "proc", "proxylogin", "web-ui"), ("web-proxy",))
+"""Who takes work first, together; then the proxy, through which streams end; then all the others."""
 
 _HEADING = "Rendered by `kdcube compose render`. Do not edit: change kdcube.yaml and render again."
 
@@ -50,12 +52,6 @@ def render(descriptor: Descriptor, facts: ComposeFacts) -> dict[str, str]:
         PROXY_FILE: proxy,
         ".gitignore": f"{SECRETS}/\n",
     }
-
-
-def stopping_order(descriptor: Descriptor) -> tuple[tuple[str, ...], ...]:
-    """Whoever takes work first, together; then the proxy, through which streams end; then all the others."""
-    first = tuple(name for name in ("ingress", "proc", "proxylogin", "web-ui") if name in descriptor.running)
-    return (first, ("web-proxy",))
 
 
 def _variables(descriptor: Descriptor, facts: ComposeFacts, service: str) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Runs what was rendered for compose: writes its files, makes its secrets, starts, watches and stops it."""
