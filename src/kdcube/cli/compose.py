@@ -215,9 +215,7 @@ def _network(subnet: str) -> IPv4Network:
     except ValueError:
         network = None
     if network is None or network.prefixlen > 28:
-        raise InvalidInput(
-            "subnet", f"{subnet!r} is no network of 16 addresses at least; give one such as 10.9.0.0/24"
-        )
+        raise InvalidInput("subnet", f"{subnet!r} is no network of 16 addresses at least; give one such as 10.9.0.0/24")
     return network
 
 

@@ -160,6 +160,12 @@ CASES = [
         entry(secrets=["KEY"]),
         'bundles.registry.bundles."support@2.0.0".secrets',
     ),
+    (
+        "granted_secrets_come_as_files",
+        "proxy-edge",
+        entry(secrets={"KEY": "env:KEY"}),
+        'bundles.registry.bundles."support@2.0.0".secrets.KEY',
+    ),
     ("granted_secrets_are_asked_for", "brownfield", {"secrets": {"bundles": {"KEY": "sm:x"}}}, "secrets.bundles.KEY"),
     (
         "repositories_can_be_read",

@@ -105,6 +105,17 @@ def granted_secrets_are_somewhere(descriptor: Descriptor) -> Iterator[Finding]:
                 )
 
 
+def granted_secrets_come_as_files(descriptor: Descriptor) -> Iterator[Finding]:
+    """What is in a variable is in every `docker inspect`."""
+    for bundle, entry in _entries(descriptor):
+        for field, reference in _asked(entry):
+            if reference.vault is Vault.ENV:
+                yield Finding(
+                    dotted((*_ENTRIES, bundle, field)),
+                    f"asks for a variable, and on compose secrets are in files; give file:{reference.name}",
+                )
+
+
 def granted_secrets_are_asked_for(descriptor: Descriptor) -> Iterator[Finding]:
     asked = {reference.name for _, entry in _entries(descriptor) for _, reference in _asked(entry)}
     for name in descriptor.secrets.bundles:
@@ -198,6 +209,7 @@ RULES = (
     Rule(BOTH, entries_are_where_code_is),
     Rule(BOTH, entries_hold_no_secrets),
     Rule(BOTH, granted_secrets_are_somewhere),
+    Rule(COMPOSE, granted_secrets_come_as_files),
     Rule(BOTH, granted_secrets_are_asked_for, refuses=False),
     Rule(BOTH, repositories_can_be_read),
     Rule(BOTH, needed_secrets_are_there),
