@@ -46,8 +46,10 @@ class Container:
                 return "it has ended"
             case Container(state="exited" | "dead"):
                 return f"it ended with exit code {self.exit_code}"
-            case Container(state="restarting"):
-                return f"it ends again and again, with exit code {self.exit_code}, {self.restarts} times so far"
+            case Container(state="restarting" | "running", health="" | "starting") if self.restarts:
+                return f"it keeps ending ({self.restarts} so far)" + (
+                    f", with exit code {self.exit_code}" if self.exit_code else ""
+                )
             case Container(health="unhealthy"):
                 return f"it runs, but is not well: {self.detail or 'its check says nothing'}"
             case _:

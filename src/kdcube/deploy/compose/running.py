@@ -87,13 +87,13 @@ def readers_of(descriptor: Descriptor, changed: Collection[str]) -> set[str]:
 
 def _reasons(docker: Docker, containers: list[Container], missing: set[str], failed: DockerFailed | None) -> list[str]:
     found = [f"{each.name}: {each.trouble}{_said(docker, each)}" for each in troubles(containers)]
+    slow = [each for each in containers if not each.ready and each.trouble is None and each.state != "created"]
     if not found:
-        waiting = [each for each in containers if not each.ready]
-        found = [f"{each.name} is still {each.told}{f': {each.detail}' if each.detail else ''}" for each in waiting]
+        found = [f"{each.name} is still {each.told}{f': {each.detail}' if each.detail else ''}" for each in slow]
     if failed is not None and not found:
         found.append(str(failed))
-    if missing:
-        found.append(f"not started: {', '.join(sorted(missing))}")
+    if waiting := sorted({*missing, *(each.service for each in containers if each.state == "created")}):
+        found.append(f"not started: {', '.join(waiting)}")
     return found
 
 

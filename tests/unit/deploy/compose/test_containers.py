@@ -37,6 +37,13 @@ WELL = {"Status": "running", "Health": {"Status": "healthy"}}
             "unhealthy",
             "it runs, but is not well: Valkey does not answer",
         ),
+        (
+            inspected("proc", {"Status": "running", "Health": {"Status": "starting"}}, restarts=1),
+            False,
+            "starting",
+            "it keeps ending (1 so far)",
+        ),
+        (inspected("proc", WELL, restarts=1), True, "ready", None),
         (inspected("db-upgrade", {"Status": "exited"}), True, "done", None),
         (inspected("db-upgrade", {"Status": "exited", "ExitCode": 1}), False, "exited", "it ended with exit code 1"),
         (inspected("proc", {"Status": "exited"}), False, "exited", "it has ended"),
@@ -44,7 +51,7 @@ WELL = {"Status": "running", "Health": {"Status": "healthy"}}
             inspected("proc", {"Status": "restarting", "ExitCode": 3}, restarts=7),
             False,
             "restarting",
-            "it ends again and again, with exit code 3, 7 times so far",
+            "it keeps ending (7 so far), with exit code 3",
         ),
     ],
 )

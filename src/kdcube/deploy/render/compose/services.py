@@ -75,7 +75,7 @@ def render_service(descriptor: Descriptor, facts: ComposeFacts, name: str) -> di
         "image": descriptor.image_of(name, facts.release),
         **({"env_file": [f".env.{name}"]} if name in CONFIGURED else {}),
         **confined(),
-        "tmpfs": [temporary() + (",exec" if is_proc else ""), "/run:mode=0755,size=16m"],
+        "tmpfs": [temporary() + (",exec" if is_proc else "")],
         **limited(service, processes),
         "pids_limit": _PROC_PROCESSES_MAX if is_proc else _PROCESSES_MAX,
         **({"scale": replicas(service)} if replicas(service) > 1 else {}),

@@ -22,7 +22,7 @@ def render_valkey(valkey: ValkeyContainer) -> dict[str, Any]:
     return {
         "image": valkey.image,
         "command": [
-            *("--port", "6379", "--save", "", "--appendonly", "no", "--dir", "/tmp"),  # noqa: S108 - its own
+            *("--port", "6379", "--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", "/tmp"),  # noqa: S108 - its own
             *("--maxmemory", f"{valkey.memory_mb * 3 // 4}mb", "--maxmemory-policy", "noeviction"),
             *("--client-output-buffer-limit", _PUBSUB, "--latency-tracking", "no"),
             *("--aclfile", f"{MOUNTED}/valkey_users"),
