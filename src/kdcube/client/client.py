@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -36,7 +37,8 @@ class Client:
     ``url`` names the installation, with or without ``/chatbot/api``. ``token`` signs in; without one the caller is
     anonymous, and ``session_id`` (of an earlier ``sign_in``) makes them the same user again. What passes by itself (a
     lost connection, a process or store that is being brought back) is tried again for ``patience_s``; ``on_retry`` is
-    told the reason and the pause in seconds each time.
+    told the reason and the pause in seconds each time. ``trust``: who vouches for the installation's certificate; by
+    default the authorities of the system.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Client:
         pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         transport: httpx.AsyncBaseTransport | None = None,
+        trust: ssl.SSLContext | None = None,
     ) -> None:
         self.url = base_url(url)
         self.origin = self.url.removesuffix(PREFIX)
@@ -64,6 +67,7 @@ class Client:
             timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
             trust_env=not is_local(self.url),
             transport=transport,
+            verify=True if trust is None else trust,
         )
 
     async def __aenter__(self) -> Self:

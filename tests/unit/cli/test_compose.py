@@ -77,3 +77,10 @@ def test_what_was_not_rendered_has_no_status(run, tmp_path, monkeypatch):
         "ready": False,
         "containers": [],
     }
+
+
+def test_a_file_that_vouches_for_nobody_is_told(run, monkeypatch, capsys):
+    for name in ("kdcube.yaml", "nowhere"):
+        monkeypatch.setattr("sys.argv", ["kdcube", "chat", "--url", "https://localhost", "--ca", name, "hello"])
+        assert main() == 2
+        assert f"cannot read {name}" in capsys.readouterr().err

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -40,6 +42,7 @@ def chat(
     url: str | None = None,
     bundle: str | None = None,
     token: str | None = None,
+    ca: Path | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Ask one question, or talk.
@@ -54,13 +57,23 @@ def chat(
         Who answers, by default the installation's default bundle.
     token
         Signs in. Other users of this machine can see it: KDCUBE_TOKEN is safer.
+    ca
+        A file in PEM with the authorities that vouch for the installation, or its own certificate.
     json
         Print one event per line, as JSON.
     """
     settings = load(ChatSettings)
     question = _question(text)
     outcome = asyncio.run(
-        _chat(settings, url or _local_url(), question, bundle_id=bundle, token=token or settings.token, json=json)
+        _chat(
+            settings,
+            url or _local_url(),
+            question,
+            bundle_id=bundle,
+            token=token or settings.token,
+            trust=None if ca is None else _trusting(ca),
+            json=json,
+        )
     )
     if outcome:
         raise SystemExit(outcome)
@@ -76,6 +89,15 @@ def _question(text: str | None) -> str | None:
     return question.strip("\n")
 
 
+def _trusting(ca: Path) -> ssl.SSLContext:
+    """Raises InvalidInput."""
+    try:
+        return ssl.create_default_context(cafile=ca.expanduser())
+    except (OSError, ssl.SSLError) as error:
+        reason = error.strerror or "it holds no certificate"
+        raise InvalidInput("ca", f"cannot read {ca}: {reason}; give a file of certificates in PEM") from None
+
+
 def _local_url() -> str:
     local = local_settings()
     state = read_state(Home(local.home).state_file)
@@ -83,7 +105,14 @@ def _local_url() -> str:
 
 
 async def _chat(
-    settings: ChatSettings, url: str, question: str | None, *, bundle_id: str | None, token: str | None, json: bool
+    settings: ChatSettings,
+    url: str,
+    question: str | None,
+    *,
+    bundle_id: str | None,
+    token: str | None,
+    trust: ssl.SSLContext | None,
+    json: bool,
 ) -> int:
     """The exit code. Raises KDCubeError, KeyboardInterrupt."""
     memory = Memory(settings.state_folder)
@@ -95,7 +124,7 @@ async def _chat(
             if view is not None:
                 view.retrying(reason, pause_s)
 
-        client = await stack.enter_async_context(Client(url, token=token, on_retry=retrying))
+        client = await stack.enter_async_context(Client(url, token=token, on_retry=retrying, trust=trust))
         if token is None:
             client.session_id = memory.session_id(client.url)
         try:
