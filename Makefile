@@ -7,7 +7,7 @@ UV := .tools/bin/uv
 READY := .venv/.ready
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: help up check format test test-engine chaos recovery soak bench clean test-tools
+.PHONY: help up check format test test-engine chaos recovery soak bench clean test-tools engine-tools
 .DEFAULT_GOAL := help
 
 help: ## show the targets
@@ -29,9 +29,8 @@ format: $(READY) ## format the code
 test: $(READY) test-tools ## every test that needs no container engine (PYTEST_ARGS="-k name tests/unit")
 	.venv/bin/pytest $(PYTEST_ARGS)
 
-test-engine: $(READY) ## tests on a container engine
-	@if ls tests/engine/test_*.py >/dev/null 2>&1; then .venv/bin/pytest tests/engine; \
-	else echo "test-engine: there are no tests on a container engine yet"; fi
+test-engine: $(READY) test-tools engine-tools ## tests on a container engine, the one that runs or one that is started
+	.venv/bin/pytest tests/engine
 
 chaos: $(READY) test-tools ## the tests of crashes SEEDS times, each time with other choices (5)
 	@for run in $$(seq $(or $(SEEDS),5)); do \
@@ -77,6 +76,15 @@ test-tools: $(READY) tests/openid/node_modules/.ready
 	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
 	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(PACKAGES) >/dev/null; } || \
 	  { echo "the tests need these packages: sudo apt-get install $(PACKAGES)" >&2; exit 1; }
+
+# A container engine, and what makes a first image of it where none can be pulled.
+ENGINE_TOOLS := dockerd iptables debootstrap mkfs.ext4 losetup
+ENGINE_PACKAGES := docker.io iptables debootstrap e2fsprogs mount
+engine-tools: $(READY)
+	@PATH="$$PATH:/usr/sbin:/sbin"; command -v $(ENGINE_TOOLS) | wc -l | grep -qx $(words $(ENGINE_TOOLS)) || \
+	  { [ "$$(id -u)" = 0 ] && apt-get update -qq && \
+	    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(ENGINE_PACKAGES) >/dev/null; } || \
+	  { echo "the tests on an engine need these packages: sudo apt-get install $(ENGINE_PACKAGES)" >&2; exit 1; }
 
 tests/openid/node_modules/.ready: tests/openid/package-lock.json $(READY)
 	@echo "installing the tests' OpenID provider"
