@@ -17,7 +17,7 @@ from kdcube.config.secrets import SecretSettings
 from kdcube.deploy.compose.containers import Container, containers_of
 from kdcube.deploy.compose.program import Compose, Docker
 from kdcube.deploy.compose.running import start, stop
-from kdcube.deploy.compose.writing import write_rendered, write_secrets
+from kdcube.deploy.compose.writing import check_mounts, write_rendered, write_secrets
 from kdcube.deploy.descriptor.checks.rule import Target
 from kdcube.deploy.descriptor.checks.verdict import judged
 from kdcube.deploy.descriptor.edge import NoTls
@@ -83,8 +83,9 @@ def up(
     """
     descriptor = _fit(file, environment)
     folder = _folder(file, out, environment)
-    docker = Docker.find()
-    write_rendered(rendered(descriptor, _facts(file, descriptor, subnet)), folder)
+    docker, facts = Docker.find(), _facts(file, descriptor, subnet)
+    check_mounts(descriptor, facts)
+    write_rendered(rendered(descriptor, facts), folder)
     changed = write_secrets(descriptor, _absolute(file).parent, load(SecretSettings), folder)
     compose = Compose.find(docker, folder)
     containers = start(docker, compose, descriptor, changed, limit_s=timeout_s, report=_tell)

@@ -11,6 +11,7 @@ from kdcube.deploy.compose.program import Docker
 from kdcube.deploy.render.compose.rendering import ONCE
 
 _DETAIL_CHARS = 400
+_ENDS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,12 @@ class Container:
                 return None
 
     @property
+    def is_hopeless(self) -> bool:
+        """Whether there is nothing to wait for: it ended and stays so, is not well, or has ended several times."""
+        patient = self.state in ("running", "restarting") and self.health != "unhealthy"
+        return self.trouble is not None and not (patient and self.restarts < _ENDS_MAX)
+
+    @property
     def told(self) -> str:
         """In a word."""
         if self.ready:
@@ -75,7 +82,7 @@ def containers_of(docker: Docker, project: str) -> list[Container]:
 
 
 def troubles(containers: Sequence[Container]) -> list[Container]:
-    """Those that will not get ready by waiting."""
+    """Those that are not ready, and not just on their way."""
     return [each for each in containers if each.trouble is not None]
 
 

@@ -57,7 +57,7 @@ def wait_until_ready(
         missing = wanted - {each.service for each in containers}
         if failed is None and not missing and all(each.ready for each in containers):
             return containers
-        if failed is not None or troubles(containers) or time.monotonic() > deadline:
+        if failed is not None or any(each.is_hopeless for each in containers) or time.monotonic() > deadline:
             raise NotReady("; ".join(_reasons(docker, containers, missing, failed)))
         time.sleep(_INTERVAL_S)
 

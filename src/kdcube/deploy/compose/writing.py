@@ -10,8 +10,11 @@ from pathlib import Path
 from kdcube.config.secrets import SecretSettings
 from kdcube.deploy.certificates import expiry_of, names_of, self_signed
 from kdcube.deploy.compose.reading import read_references
+from kdcube.deploy.descriptor.bundles import Mounted
+from kdcube.deploy.descriptor.data import PostgresGiven, ValkeyGiven
 from kdcube.deploy.descriptor.edge import SelfSigned
 from kdcube.deploy.descriptor.model import Descriptor
+from kdcube.deploy.render.compose.facts import ComposeFacts
 from kdcube.deploy.render.compose.rendering import COMPOSE_FILE, SECRETS
 from kdcube.deploy.render.compose.secret_files import CERTIFICATE, KEY, granted_files, secret_files
 from kdcube.protocol.errors import InvalidInput, KDCubeError
@@ -26,6 +29,17 @@ owner's alone."""
 
 class CannotWrite(KDCubeError):
     """The folder of the deployment cannot be written."""
+
+
+def check_mounts(descriptor: Descriptor, facts: ComposeFacts) -> None:
+    """That what is mounted is there: Docker would make an empty folder of each that is not. Raises InvalidInput."""
+    source = descriptor.bundles.source
+    if isinstance(source, Mounted) and not Path(facts.path(source.folder)).is_dir():
+        raise InvalidInput("file", f"bundles.source.folder is {facts.path(source.folder)}, which is no folder")
+    for name, store in (("valkey", descriptor.data.valkey), ("postgres", descriptor.data.postgres)):
+        given = store.authorities if isinstance(store, ValkeyGiven | PostgresGiven) else None
+        if given is not None and not Path(facts.path(given)).is_file():
+            raise InvalidInput("file", f"data.{name}.authorities is {facts.path(given)}, which is no file")
 
 
 def write_rendered(files: Mapping[str, str], folder: Path) -> None:

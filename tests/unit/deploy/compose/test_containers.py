@@ -68,3 +68,19 @@ def answering(folder: Path, found: list[dict]) -> Docker:
     program.write_text(f'#!/bin/sh\nif [ "$1" = ps ]; then echo one; else cat {folder}/inspected.json; fi\n')
     program.chmod(0o755)
     return Docker(str(program))
+
+
+@pytest.mark.parametrize(
+    ("found", "hopeless"),
+    [
+        (inspected("proc", {"Status": "running", "Health": {"Status": "starting"}}, restarts=1), False),
+        (inspected("proc", {"Status": "restarting", "ExitCode": 1}, restarts=3), True),
+        (inspected("proc", {"Status": "running", "Health": CHECK}), True),
+        (inspected("db-upgrade", {"Status": "exited", "ExitCode": 1}), True),
+        (inspected("proc", {"Status": "created"}), False),
+        (inspected("proc", WELL, restarts=9), False),
+    ],
+)
+def test_there_is_waiting_while_there_is_hope(tmp_path, found, hopeless):
+    (container,) = containers_of(answering(tmp_path, [found]), "kdcube-acme-support")
+    assert container.is_hopeless is hopeless

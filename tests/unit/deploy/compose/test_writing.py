@@ -13,8 +13,9 @@ from kdcube.config.secrets import SecretSettings
 from kdcube.deploy.certificates import expiry_of, names_of
 from kdcube.deploy.compose.reading import NoSecret
 from kdcube.deploy.compose.running import readers_of
-from kdcube.deploy.compose.writing import write_rendered, write_secrets
+from kdcube.deploy.compose.writing import check_mounts, write_rendered, write_secrets
 from kdcube.deploy.descriptor.references import Reference
+from kdcube.deploy.render.compose.facts import ComposeFacts
 from kdcube.deploy.render.compose.rendering import render
 from kdcube.protocol.errors import InvalidInput
 
@@ -132,3 +133,13 @@ def test_what_is_rendered_takes_the_place_of_what_was(descriptor, tmp_path):
     (tmp_path / "mine" / "file").touch()
     with pytest.raises(InvalidInput, match="was not rendered"):
         write_rendered(render(descriptor, FACTS), tmp_path / "mine")
+
+
+def test_what_is_mounted_is_there(descriptor, tmp_path):
+    facts = ComposeFacts(folder=tmp_path, release="1")
+    with pytest.raises(InvalidInput, match=r"bundles\.source\.folder is .*/bundles, which is no folder"):
+        check_mounts(descriptor, facts)
+    (tmp_path / "bundles").mkdir()
+    check_mounts(descriptor, facts)
+    with pytest.raises(InvalidInput, match=r"data\.valkey\.authorities is .*/tls/valkey.pem, which is no file"):
+        check_mounts(described("given-stores"), facts)
