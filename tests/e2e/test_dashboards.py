@@ -23,6 +23,7 @@ DASHBOARD = json.loads((Path(__file__).parents[2] / "observability" / "grafana.j
 PANELS = {panel["title"]: panel for panel in DASHBOARD["panels"] if panel["type"] != "row"}
 
 SLOTS = 2
+"""For turns of echo; proc has one more, which it keeps for the other bundle that was in use of late."""
 RUN, WAIT = "How long turns run", "How long turns wait"
 POSTGRES, VALKEY = "PostgreSQL: how long a call takes", "Valkey: how long a round trip takes"
 SLOW_S = {RUN: 2.0, WAIT: 2.0, POSTGRES: 0.3, VALKEY: 0.3}
@@ -55,6 +56,7 @@ class Watched:
         self.valkey = valkey
         self._connect = connect
         self._scraped_s = 0.0
+        self._pings: dict[str, float] = {}
 
     def user(self, token: str | None = None) -> Client:
         return self._connect(self.stack, token)
@@ -72,6 +74,23 @@ class Watched:
         """All that happened until now stands in Prometheus."""
         self._scraped_s = time.time()
         await self.prometheus.scraped_since(self._scraped_s)
+        self._pings = await self._pinged()
+
+    async def _pinged(self) -> dict[str, float]:
+        """By process, how many round trips to Valkey Prometheus knows of."""
+        samples = await self.prometheus.query('kdcube_valkey_ping_seconds_count{job="kdcube-processes"}')
+        return {sample.labels["instance"]: sample.value for sample in samples}
+
+    async def pinged_since(self) -> None:
+        """A process tries a round trip each second, whatever else happens: a look may be over sooner than that. Waits
+        for the second one since ``scraped``, as the first may have been under way then.
+        """
+
+        async def pinged() -> bool:
+            counts = await self._pinged()
+            return all(counts.get(process, 0) >= before + 2 for process, before in self._pings.items())
+
+        await eventually(pinged, "each process has tried its way to Valkey")
 
     async def shown(self, title: str, since_s: float, job: str) -> list[list[Sample]]:
         """What each query of a panel gives for the time since then."""
@@ -87,6 +106,7 @@ class Watched:
         """
         since_s, slow = self._scraped_s, set[str]()
         yield slow
+        await self.pinged_since()
         await self.scraped()
         for title, limit_s in SLOW_S.items():
             (samples,) = await self.shown(title, since_s, "kdcube-processes")
@@ -128,10 +148,11 @@ async def watched(
     meter.mkdir()
     (meter / "bundle.py").write_text(METER)
     stack = new_stack(
-        *("--metrics", "--ingress", "1", "--slots", str(SLOTS), "--bundle", str(ECHO), "--bundle", str(meter)),
+        *("--metrics", "--ingress", "1", "--slots", str(SLOTS + 1), "--bundle", str(ECHO), "--bundle", str(meter)),
         *("--redis-url", valkey.url, "--database-url", database_url.replace(f":{port}/", f":{postgres.port}/")),
         GATEWAY_CONFIG_JSON=json.dumps(LIMITS),
         METRICS_PROM_SCRAPE_TTL_SEC="0",
+        METRICS_SCHEDULER_ENABLED="1",
         METRICS_EXPORT_PROMETHEUS_PUSH="1",
         METRICS_PROM_PUSHGATEWAY_URL="http://127.0.0.1:1",  # nobody listens
     )
