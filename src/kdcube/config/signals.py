@@ -93,6 +93,12 @@ _SIGNALS = (
         "Turns that wait for a slot and for nothing else, per slot of the workers that live.",
     ),
     SignalName(
+        "proc.capacity.utilization",
+        "chat/proc/slots/utilization",
+        Unit.NONE,
+        "Turns that have a worker, as a share of the slots of the workers that live.",
+    ),
+    SignalName(
         f"{_SSE}.max_connections",
         "chat/ingress/sse/max_connections",
         Unit.COUNT,
@@ -114,13 +120,6 @@ _SIGNALS = (
         asked=True,
     ),
     SignalName("proc.active_tasks", "chat/proc/turns/running", Unit.COUNT, "Turns that have a worker.", asked=True),
-    SignalName(
-        "proc.capacity.utilization",
-        "chat/proc/slots/utilization",
-        Unit.NONE,
-        "The same as a share of the slots of the workers that live, 0 to 1.",
-        asked=True,
-    ),
 )
 
 SIGNALS: Mapping[str, SignalName] = MappingProxyType({signal.key: signal for signal in _SIGNALS})

@@ -84,7 +84,7 @@ async def test_what_is_stored_is_what_was_sent(aws, namespace):
     async with open_cloudwatch(settings(aws.endpoint, namespace=namespace), **ACCOUNT) as target:
         await target.send(export)
     minute = export.at_ms // 60_000 * 60
-    assert len(export.data) == 10
+    assert len(export.data) == 11
     assert stored(aws, namespace) == {
         (datum.name, str(datum.unit)): [(minute, pytest.approx(datum.value), 1)] for datum in export.data
     }

@@ -109,6 +109,7 @@ def test_the_names_in_cloudwatch_are_stable():
         "chat/proc/queue/wait/p95",
         "chat/proc/exec/p95",
         "chat/proc/queue/backlog_per_slot",
+        "chat/proc/slots/utilization",
     ]
 
 
@@ -155,7 +156,7 @@ async def test_nothing_is_exported_of_what_is_stale_and_it_is_said():
         await scene.exporter.export()
         scene.picture = FULL_PICTURE
         assert await scene.exporter.export() == ()
-    assert [len(export.data) for export in target.sent] == [0, 0, 10]
+    assert [len(export.data) for export in target.sent] == [0, 0, 11]
     assert [(line["event"], line["log_level"]) for line in logs] == [
         ("export.failed", "error"),
         ("export.resumed", "info"),
