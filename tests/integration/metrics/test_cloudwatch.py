@@ -96,7 +96,11 @@ async def test_of_what_is_stale_nothing_is_stored(aws, namespace):
         await target.send(export_of(now_picture(picture((stale("ingress"), stale("proc")))), {}))
         assert stored(aws, namespace) == {}
         await target.send(export_of(now_picture(picture((stale("ingress"), stale("proc")), facts())), {}))
-    assert {name for name, _ in stored(aws, namespace)} == {"chat/proc/queue/total", "chat/proc/queue/backlog_per_slot"}
+    assert {name for name, _ in stored(aws, namespace)} == {
+        "chat/proc/queue/total",
+        "chat/proc/queue/backlog_per_slot",
+        "chat/proc/slots/utilization",
+    }
 
 
 async def test_many_metrics_go_in_batches(aws, namespace):

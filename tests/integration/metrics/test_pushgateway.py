@@ -46,6 +46,7 @@ async def test_each_push_replaces_what_was_there(push_gateway):
         assert await kept(push_gateway, "replaced") == {
             "kdcube_proc_queue_total": 20,
             "kdcube_proc_queue_backlog_per_slot": 0.75,
+            "kdcube_proc_capacity_utilization": 0.625,
         }
         await target.send(export_of(picture((stale("ingress"),)), mapping))
         assert await kept(push_gateway, "replaced") == {}
