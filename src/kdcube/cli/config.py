@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -268,10 +267,7 @@ def _resolved(given: _Given, checked: Valid, seen_by: str | None, rows: list[_Ro
 
 
 def _print_json(value: Any) -> None:
-    try:
-        print(dumps(value, indent=2), flush=True)
-    except BrokenPipeError:  # `kdcube config schema | head` ends quietly
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(dumps(value, indent=2))
 
 
 def _write(file: Path | None, value: Any) -> None:

@@ -138,10 +138,7 @@ def schema(file: Path | None = None, /) -> None:
     if file is not None:
         _write_new(file, text)
         return
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:  # `kdcube descriptor schema | head` ends quietly
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(text, end="")
 
 
 def _missing_files(read: Read, file: str) -> list[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -30,7 +29,6 @@ def logs(
     if service is not None and not found:
         known = ", ".join(log.stem for log in logs_of(folder, None)) or "none"
         raise InvalidInput("service", f"there is no log of {service!r} in {folder}; there are: {known}")
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `kdcube logs | head` ends quietly
     lines = followed_lines(folder, service) if follow else stored_lines(found)
     alone = len(found) == 1
     for instance, line in lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import cyclopts
@@ -93,12 +94,17 @@ def create_app() -> cyclopts.App:
 def main() -> int:
     """Runs one command; what failed is told in one line."""
     try:
-        create_app()(sys.argv[1:])
+        try:
+            create_app()(sys.argv[1:])
+        finally:
+            sys.stdout.flush()
     except KDCubeError as error:
         print(f"kdcube: {' '.join(str(error).split())}", file=sys.stderr)
         return 2 if isinstance(error, InvalidInput) else 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read had enough, as in `kdcube config schema | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+
+import pytest
 
 from kdcube import __version__
 
@@ -48,6 +51,16 @@ def test_a_closed_pipe_ends_the_logs_quietly(kdcube, home):
     script = f"KDCUBE_HOME={home} {sys.executable} -m kdcube.cli.main logs | head -n 1"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("a\n", "")
+
+
+@pytest.mark.parametrize("command", ["config schema", "descriptor schema", "capacity scenario"])
+def test_a_reader_that_has_enough_ends_any_command_quietly(command):
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "wb") as stdout:
+        program = [sys.executable, "-m", "kdcube.cli.main", *command.split()]
+        done = subprocess.run(program, stdout=stdout, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_schema_is_brought_up(kdcube, postgres_server, database_url):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import ssl
 import sys
 from collections.abc import AsyncGenerator
@@ -147,9 +146,6 @@ async def _chat(
             if leaving.interrupted:
                 raise KeyboardInterrupt from leaving
             return 0 if question is None else 1
-        except BrokenPipeError:  # `kdcube chat ... | head` ends quietly
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
 
 
 def _check_bundle(bundle_id: str | None, profile: Profile) -> None:
