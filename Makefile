@@ -1,7 +1,7 @@
 # Everything that a target needs is set up on its first run: `make up` is enough on a new machine.
 PYTHON ?= python3
 ARGS ?=
-PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST_ARGS ?= -n 3 --dist loadfile --no-loadscope-reorder
 
 UV := .tools/bin/uv
 READY := .venv/.ready
