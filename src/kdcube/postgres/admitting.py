@@ -62,7 +62,7 @@ class AdmitTurns:
         for item in batch:
             first.setdefault(item.turn_id, item)
 
-        async def write(fetch: Fetch) -> dict[str, TurnState]:
+        async def write(fetch: Fetch) -> dict[str, Inserted]:
             return await self._write(fetch, list(first.values()))
 
         alone = all(item.admission.steer_of is None and item.admission.interrupts is None for item in first.values())
@@ -76,12 +76,12 @@ class AdmitTurns:
         self,
         item: EncodedAdmission,
         first: dict[str, EncodedAdmission],
-        inserted: dict[str, TurnState],
+        inserted: dict[str, Inserted],
         existing: dict[str, Existing],
         batch_size: int,
     ) -> Admitted:
         if item.turn_id in inserted and first[item.turn_id] is item:
-            return Inserted(inserted[item.turn_id])
+            return inserted[item.turn_id]
         if item.turn_id in existing:
             return existing[item.turn_id]
         if batch_size == 1:
@@ -89,8 +89,8 @@ class AdmitTurns:
         # In a batch the first user to name a conversation gets it, even if it turns out to be another's.
         return (await self.commit([item]))[0]
 
-    async def _write(self, fetch: Fetch, batch: list[EncodedAdmission]) -> dict[str, TurnState]:
-        """The states of the turns that were inserted. Steers and interrupts need more than one statement."""
+    async def _write(self, fetch: Fetch, batch: list[EncodedAdmission]) -> dict[str, Inserted]:
+        """The turns that were inserted. Steers and interrupts need more than one statement."""
         rows = await fetch(self._sql["admit_turns"], *self._scope, *columns([item.row for item in batch], 17))
         ids = {row["turn_id"] for row in rows}
         new = [item.admission for item in batch if item.turn_id in ids]
@@ -103,10 +103,13 @@ class AdmitTurns:
             for admission in new
             if admission.interrupts
         ]
+        ended: set[str] = set()
         steered = sorted({admission.steer_of for admission in new if admission.steer_of})
         if interrupts:
             ended_ms = min(admission.accepted_ms for admission in new if admission.interrupts)
-            await fetch(self._sql["cancel_turns"], *self._scope, *columns(interrupts, 3), ended_ms)
+            for row in await fetch(self._sql["cancel_turns"], *self._scope, *columns(interrupts, 3), ended_ms):
+                if row["state_after"] == TurnState.CANCELLED != row["state_before"]:
+                    ended.add(row["turn_id"])
         if steered:
             await fetch(self._sql["count_steers"], *self._scope, steered)
         if interrupts or steered:
@@ -114,7 +117,12 @@ class AdmitTurns:
             for row in await fetch(self._sql["settle_steers"], *self._scope, None, targets, 0):
                 if row["turn_id"] in states:
                     states[row["turn_id"]] = TurnState(row["state"])
-        return states
+        inserted: dict[str, Inserted] = {}
+        for admission in new:  # of several that interrupt one turn the first ended it
+            turn_id = admission.envelope.turn_id
+            inserted[turn_id] = Inserted(states[turn_id], interrupted=admission.interrupts in ended)
+            ended.discard(admission.interrupts or "")
+        return inserted
 
     async def _existing(self, turn_ids: list[str]) -> dict[str, Existing]:
         if not turn_ids:

@@ -98,6 +98,8 @@ class Inserted:
     """The row is committed. ``state`` is queued, or steering, or cancelled (a steer of a turn that just was)."""
 
     state: TurnState = TurnState.QUEUED
+    interrupted: bool = False
+    """The turn that it interrupts ended by this commit; one that runs is only asked to, one that had ended stays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,8 +169,17 @@ async def test_an_interrupt_asks_the_running_turn_to_stop(world: World) -> None:
 
 
 async def test_an_interrupt_cancels_a_turn_that_has_not_started_even_in_one_batch(world: World) -> None:
-    await commit(world, world.admission("b", interrupts="a"), world.admission("a"))
+    interrupting = world.admission("b", interrupts="a")
+    assert await commit(world, interrupting, world.admission("a")) == [Inserted(interrupted=True), Inserted()]
     assert await world.turns.states(["a", "b"]) == {"a": TurnState.CANCELLED, "b": TurnState.QUEUED}
+    assert isinstance(await world.turns.admit(interrupting), Existing)
+
+
+async def test_of_several_interrupts_one_has_ended_the_turn(world: World) -> None:
+    await world.admit("a")
+    first, second = await commit(world, world.admission("b", interrupts="a"), world.admission("c", interrupts="a"))
+    assert (first, second) == (Inserted(interrupted=True), Inserted())
+    assert await world.admit("d", interrupts="a") == Inserted()
 
 
 async def test_an_interrupt_reaches_no_other_conversation_and_no_repeat_interrupts(world: World) -> None:

@@ -160,13 +160,13 @@ class Accepting:
             await self._withdraw(envelope, epoch, nonce, sender)
             raise InvalidInput("message", "the message holds what cannot be stored") from error
         match committed:
-            case Inserted(state):
-                return await self._admitted(envelope, outcome, state)
+            case Inserted():
+                return await self._admitted(envelope, outcome, committed)
             case ConversationRefused():
                 await self._withdraw(envelope, epoch, nonce, sender)
                 raise _no_conversation()
             case Existing(order=outcome.order):  # a repeat, or the worker, was faster to commit this admission
-                return await self._admitted(envelope, outcome, committed.state)
+                return await self._admitted(envelope, outcome, committed)
             case Existing():
                 same = committed.content_hash == envelope.content_hash
                 if not same or committed.state not in _WAITING:
@@ -176,16 +176,19 @@ class Accepting:
                     raise _other_content()
                 return await self._attached(envelope, committed.state, outcome.left)
 
-    async def _admitted(self, envelope: TurnEnvelope, outcome: Admitted | Delivered, state: TurnState) -> Acceptance:
+    async def _admitted(
+        self, envelope: TurnEnvelope, outcome: Admitted | Delivered, committed: Inserted | Existing
+    ) -> Acceptance:
         ids = (envelope.turn_id, envelope.client_turn_id, envelope.conversation_id)
         if isinstance(outcome, Admitted):
             if outcome.interrupts:
-                await self._cancelling.interrupted(outcome.interrupts, envelope.user_id)
+                await self._cancelling.interrupted(outcome.interrupts, envelope.user_id, ended=_interrupted(committed))
             return Acceptance(*ids, position=outcome.position, eta_s=outcome.eta_s, left=outcome.left)
-        if state is TurnState.CANCELLED:  # the turn that it steers was cancelled in the meantime
-            await self._cancelling.interrupted(envelope.turn_id, envelope.user_id)
+        if committed.state is TurnState.CANCELLED:  # the turn that it steers was cancelled in the meantime
+            ended = isinstance(committed, Inserted)
+            await self._cancelling.interrupted(envelope.turn_id, envelope.user_id, ended=ended)
             return Acceptance(*ids, receipt=ReceiptState.CANCELLED, left=outcome.left)
-        return Acceptance(*ids, receipt=_RECEIPTS.get(state, ReceiptState.ACCEPTED), left=outcome.left)
+        return Acceptance(*ids, receipt=_RECEIPTS.get(committed.state, ReceiptState.ACCEPTED), left=outcome.left)
 
     async def _repeat(self, envelope: TurnEnvelope, found: Duplicate, epoch: int) -> Acceptance:
         """The same message was admitted before; whoever did that may not have lived to commit it."""
@@ -193,10 +196,11 @@ class Accepting:
             return await self._attached(envelope, found.state, found.left)
         original = decode_envelope(found.envelope)
         record = Record(original, found.order, found.accepted_ms, steer_of=found.steers, interrupts=found.interrupts)
-        if isinstance(await self._commit(record), ConversationRefused):
+        committed = await self._commit(record)
+        if isinstance(committed, ConversationRefused):
             raise _no_conversation()
         if found.interrupts:
-            await self._cancelling.interrupted(found.interrupts, envelope.user_id)
+            await self._cancelling.interrupted(found.interrupts, envelope.user_id, ended=_interrupted(committed))
         position, eta_s = await self._position(original.turn_id, epoch)
         return Acceptance(
             original.turn_id,
@@ -287,3 +291,8 @@ def _outcome_unknown(error: StoreUnavailable) -> Unavailable:
         "Whether the message was accepted is not known: send it again with the same key (Idempotency-Key or turn_id).",
         error="outcome_unknown",
     )
+
+
+def _interrupted(committed: Committed) -> bool:
+    """Whether this commit, and no earlier one, ended what the message interrupts."""
+    return isinstance(committed, Inserted) and committed.interrupted

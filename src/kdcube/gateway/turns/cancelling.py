@@ -61,37 +61,45 @@ class Cancelling:
             raise NotFound("There is no such conversation.", field="conversation_id")
         return await self.carry_out(results)
 
-    async def interrupted(self, turn_id: str, user_id: str) -> None:
-        """Carries out the cancel that an admission committed, if it did. Repeating it is safe."""
+    async def interrupted(self, turn_id: str, user_id: str, *, ended: bool) -> None:
+        """Carries out the cancel that an admission committed, if it did. Repeating it is safe.
+
+        ``ended``: that commit ended the turn. It counts then, and not once more when it is repeated.
+        """
         turn = await self._turns.get(turn_id, user_id)
         if turn is not None and turn.cancel_requested:
-            await self.carry_out([CancelResult(turn_id, True, TurnState.QUEUED, turn.state)])
+            await hit("ingress.cancel.committed")
+            await self._tell(turn_id, turn.state, counts=ended)
 
     async def carry_out(self, results: Iterable[CancelResult]) -> bool:
-        """Tells Valkey what PostgreSQL has committed; False when there was nothing to cancel.
-
-        Valkey's failures are only logged: START refuses a cancelled turn, and a rebuild knows of the cancel.
-        """
+        """Tells Valkey what PostgreSQL has committed; False when there was nothing to cancel."""
         cancelled = [result for result in results if result.state_before in _UNFINISHED]
         await hit("ingress.cancel.committed")
         for result in cancelled:
-            try:
-                if result.state_after is TurnState.CANCELLED:
-                    await self._finish(result.turn_id, result.steers_discarded)
-                elif result.state_after is TurnState.RUNNING:
-                    await self._queue.cancel(result.turn_id, epoch=self._epochs.current)
-            except EpochMismatch:
-                self._epochs.suspect()
-            except StoreUnavailable as error:
-                logger.warning("cancel.valkey_not_told", turn_id=result.turn_id, reason=str(error))
+            await self._tell(result.turn_id, result.state_after, result.steers_discarded, counts=True)
         return bool(cancelled)
 
-    async def _finish(self, turn_id: str, discarded: Sequence[str]) -> None:
+    async def _tell(
+        self, turn_id: str, state: TurnState | None, discarded: Sequence[str] = (), *, counts: bool
+    ) -> None:
+        """Valkey's failures are only logged: START refuses a cancelled turn, and a rebuild knows of the cancel."""
+        try:
+            if state is TurnState.CANCELLED:
+                await self._finish(turn_id, discarded, counts)
+            elif state is TurnState.RUNNING:
+                await self._queue.cancel(turn_id, epoch=self._epochs.current)
+        except EpochMismatch:
+            self._epochs.suspect()
+        except StoreUnavailable as error:
+            logger.warning("cancel.valkey_not_told", turn_id=turn_id, reason=str(error))
+
+    async def _finish(self, turn_id: str, discarded: Sequence[str], counts: bool) -> None:
         """Ends a turn that waited, maybe for another attempt."""
         envelope, turn = await self._turns.envelope(turn_id), await self._turns.get(turn_id)
         if envelope is None or turn is None:
             return
-        self._instruments.counter("turns_ended", bundle=turn.bundle_id, state=TurnState.CANCELLED).add()
+        if counts:
+            self._instruments.counter("turns_ended", bundle=turn.bundle_id, state=TurnState.CANCELLED).add()
         line = terminal_line(TurnState.CANCELLED, ts_ms=now_ms(), attempt=turn.attempt)
         await self._queue.finish(
             envelope, None, epoch=self._epochs.current, state=TurnState.CANCELLED, line=line, discarded=discarded
