@@ -31,13 +31,14 @@ class Struck:
 
 
 class Faults:
-    """``strike_often`` runs until it is cancelled; ``struck`` grows by one record a fault."""
+    """``strike_often`` runs until ``end``; ``struck`` grows by one record a fault."""
 
     def __init__(self, system: System, choose: random.Random, clock: Callable[[], float]) -> None:
         self._system = system
         self._choose = choose
         self._clock = clock
         self._stopped: int | None = None
+        self._ending = asyncio.Event()
         self.struck: list[Struck] = []
         self._ways: list[tuple[str, int, Callable[[], Awaitable[None]]]] = [
             ("bundle host killed", 4, self._kill_host),
@@ -50,9 +51,15 @@ class Faults:
         ]
 
     async def strike_often(self, mean_pause_s: float) -> None:
-        while True:
-            await asyncio.sleep(self._choose.uniform(0.3, 1.7) * mean_pause_s)
+        """A fault after each pause. One that is under way when it ends is seen through: what it did is known."""
+        while not self._ending.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), self._choose.uniform(0.3, 1.7) * mean_pause_s)
+                return
             await self.strike()
+
+    def end(self) -> None:
+        self._ending.set()
 
     async def strike(self) -> None:
         """One fault, until everything is ready again."""

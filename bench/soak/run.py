@@ -149,11 +149,11 @@ async def _under_load(
     began = time.monotonic()
     async with asyncio.TaskGroup() as group:
         sampling = group.create_task(_sampling(plan, look, record, choose))
-        striking = group.create_task(faults.strike_often(plan.fault_pause_s))
+        group.create_task(faults.strike_often(plan.fault_pause_s))
         await load.open_loop(record.rate_per_s, plan.minutes * 60)
         record.load_s = time.monotonic() - began
         sampling.cancel()
-        striking.cancel()
+        faults.end()
     await system.healed(_READY_LIMIT_S)
     record.worst_lag_s = load.worst_lag_s
 
