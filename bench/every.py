@@ -19,6 +19,7 @@ from bench import (
     settling,
     startup,
     streams,
+    tracing,
     turns,
 )
 from bench.report import Bench
@@ -30,6 +31,7 @@ BENCHES: tuple[Bench, ...] = tuple(
         latency,
         profile,
         measuring,
+        tracing,
         streams,
         idle_streams,
         admissions,

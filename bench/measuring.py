@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.alone import run_alone
 from bench.client import Kind, Tally, open_users
-from bench.report import Bench, Effort, Section, Spread, Table, Target, digits, spread
+from bench.report import Bench, Effort, Section, Spread, Table, Target, digits, percents, spread
 from bench.system import System, running_system
 from bench.turns import USERS, turn_costs
 
@@ -156,7 +156,7 @@ def section(result: Measuring) -> Section:
             part,
             str(result.with_us[part]),
             str(result.without_us[part]),
-            _percent(result.added[part]),
+            percents(result.added[part]),
             f"{digits(result.calls_us[part])} ({result.calls_us[part] / result.without_us[part].median * 100:.1f} %)",
         ]
         for part in COMPONENTS
@@ -177,11 +177,6 @@ def section(result: Measuring) -> Section:
             Target(f"what measuring adds to {part}", 2, result.added[part].median * 100, "%") for part in COMPONENTS
         ),
     )
-
-
-def _percent(of: Spread) -> str:
-    text = f"{of.median * 100:.1f} %"
-    return text if of.rounds == 1 else f"{text} ({of.low * 100:.1f} to {of.high * 100:.1f})"
 
 
 BENCH = Bench("measuring", Measuring, measure, section)

@@ -19,12 +19,19 @@ class NoPlace(ValueError):
 
 
 def publish(report: Report, benches: Sequence[Bench], page: Path) -> None:
-    """Replaces what is between ``<!-- bench NAME -->`` and ``<!-- end -->`` for each bench of the report."""
-    text = _filled(page.read_text(), "machine", machine_text(report.machine, report.quick, report.took_s))
+    """Replaces what is between ``<!-- bench NAME -->`` and ``<!-- end -->`` for each bench of the report.
+
+    When and where it was measured stands above all of them, or above each of a report that lacks some.
+    """
+    text, measured = page.read_text(), machine_text(report.machine, report.quick, report.took_s)
+    whole = report.results.keys() >= {bench.name for bench in benches}
+    if whole:
+        text = _filled(text, "machine", measured)
     for bench in benches:
         if bench.name in report.results:
             section = bench.section(msgspec.convert(report.results[bench.name], bench.result))
-            text = _filled(text, bench.name, section_text(section, figures=_FIGURES))
+            content = section_text(section, figures=_FIGURES)
+            text = _filled(text, bench.name, content if whole else f"{measured}\n\n{content}")
             for chart in section.charts:
                 draw(chart, page.parent / _FIGURES)
     page.write_text(text)

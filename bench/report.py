@@ -22,6 +22,12 @@ class Spread:
         return text if self.rounds == 1 else f"{text} ({digits(self.low)} to {digits(self.high)})"
 
 
+def percents(of: Spread) -> str:
+    """Of shares: the median, and the range where there was more than one round."""
+    text = f"{of.median * 100:.1f} %"
+    return text if of.rounds == 1 else f"{text} ({of.low * 100:.1f} to {of.high * 100:.1f})"
+
+
 def spread(values: Iterable[float]) -> Spread:
     figures = sorted(values)
     return Spread(statistics.median(figures), figures[0], figures[-1], len(figures))

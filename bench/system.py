@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,15 +91,16 @@ def running_system(
     slots: int = SLOTS,
     gateway: Mapping[str, Any] = GATEWAY,
     tokens: Mapping[str, Any] | None = None,
+    settings: Mapping[str, str] | None = None,
     python: str = sys.executable,
-) -> Iterator[System]:
+) -> Generator[System]:
     """Two ingress processes, one proc with so many slots, the bench bundle as the default one.
 
     ``bundles`` gives the registry of others, for a home that will be there. ``tokens``: who may sign in, by token.
-    ``python`` is what runs all of it.
+    ``settings``: variables for all of it. ``python`` is what runs all of it.
     """
     with tempfile.TemporaryDirectory(prefix="kdcube-bench-") as folder:
-        env = environment(Path(folder), gateway)
+        env = {**environment(Path(folder), gateway), **(settings or {})}
         auth: list[str] = []
         if tokens is not None:
             path = Path(folder) / "tokens.json"
